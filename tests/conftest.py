@@ -57,13 +57,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
+def _with_numbers(fact: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of the manifest with the dimensions as numbers: those from 2⁵³ up are strings there."""
+    return fact | {"shape": [int(size) for size in fact["shape"]]} if "shape" in fact else fact
+
+
 def load_manifest() -> dict[str, Any]:
     """Return the vectors' manifest.
 
     Raises:
         AssertionError: One of its lists is empty, so that nothing would be tested.
     """
-    manifest: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_bytes())
+    manifest: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_bytes(), object_hook=_with_numbers)
     empty = [name for name in MANIFEST_LISTS if not manifest.get(name)]
     assert not empty, f"spec/vectors/manifest.json has empty lists: {empty}"
     return manifest

@@ -13,12 +13,14 @@ import re
 import shutil
 import struct
 import subprocess
+import tomllib
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import example, given
@@ -26,7 +28,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import cli
-from blobstore.codecs import element_types
+from blobstore.codecs import bf16, element_types, sfp
 from blobstore.compression.planes import Layout
 from blobstore.compression.reader import PackedReader
 from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES, compress
@@ -180,14 +182,64 @@ int main(int, char** arguments) try {
 }
 """
 
+# What runtimes do with tensors: the value of every code, the types, names below another, and which blobs are what the
+# index says.
+HELPERS = r"""
+#include <cstdio>
+#include "blobstore.hpp"
+
+using namespace blobstore;  // no name of it may hide, or be hidden by, one of the standard library
+
+static void put(float value) { std::fwrite(&value, sizeof(value), 1, stdout); }
+
+static void put_names(const Store::Tensors& tensors) {
+  std::uint32_t count = 0;
+  for (const Tensor& tensor : tensors) {
+    std::printf("%.*s%c", static_cast<int>(tensor.name.size()), tensor.name.data(), 0);
+    ++count;
+  }
+  if (count != tensors.size() || (count == 0) != tensors.empty()) std::printf("another number of them");
+}
+
+int main(int count, char** arguments) try {
+  const std::string_view what = arguments[1];
+  for (std::uint32_t code = 0; code < 65536; ++code) {
+    if (what == "bf16") put(bf16_to_float(static_cast<std::uint16_t>(code)));
+    if (what == "f16") put(f16_to_float(static_cast<std::uint16_t>(code)));
+    if (what == "sfp" && code < 256) put(sfp_to_float(static_cast<std::uint8_t>(code)));
+  }
+  for (const ElementType& type : kElementTypes) {
+    if (what == "types") std::printf("%u %s\n", unsigned{type.number}, type.name);
+  }
+  if (count < 3) return 0;
+  const Store store = Store::open(arguments[2]);
+  if (what == "names") put_names(count > 3 ? store.prefix(arguments[3]) : store.tensors());
+  for (const Tensor& tensor : store.tensors()) {
+    const std::uintptr_t beyond = reinterpret_cast<std::uintptr_t>(tensor.data) % kBlobAlign;
+    if (what == "aligned") std::printf("%u %llu\n", unsigned(beyond), static_cast<unsigned long long>(tensor.offset));
+  }
+  for (std::uint32_t i = 0; what == "digests" && i < store.blob_count(); ++i) {
+    const Blob blob = store.blob(i);
+    const std::optional<Digest> stored = store.digest(blob.key);
+    std::printf("%s\n", !stored ? "none" : *stored == sha256(blob.bytes()) ? "same" : "other");
+  }
+  if (what == "digests" && store.digest("no such key")) std::printf("of no blob\n");
+  if (what != "example") return 0;
+  EXAMPLE
+} catch (const Error& error) {
+  std::fprintf(stderr, "%s", error.reason());
+  return 1;
+}
+"""
+
 
 # ---------------------------------------------------------------------------------------------------- the programs
 
 
 def examples_in_readme() -> list[str]:
-    """A program, and the lines that read a tensor."""
+    """A program, lines that sum up and check tensors, and those that read one."""
     found = re.findall(r"```cpp\n(.*?)```", (CPP / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 2
+    assert len(found) == 3
     return found
 
 
@@ -210,15 +262,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.getbasetemp()  # pytest-xdist's processes have one each, in a folder that they share
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cpp"
     folder.mkdir(exist_ok=True)
-    example, lines = examples_in_readme()
+    example, sums, lines = examples_in_readme()
     sources = {"example": example, "allocations": ALLOCATIONS, "no-mmap": NO_MMAP, "packed": PACKED}
-    sources["values"] = VALUES.replace("EXAMPLE", lines)
+    sources |= {"values": VALUES.replace("EXAMPLE", lines), "helpers": HELPERS.replace("EXAMPLE", sums)}
     commands = {
         "sbs_ls": [compiler, *SANITIZERS, str(CPP / "sbs_ls.cpp")],
         "no-exceptions": [compiler, *PLAIN, str(CPP / "sbs_ls.cpp")],
         "example": [compiler, *SANITIZERS, str(folder / "example.cpp")],
         "allocations": [compiler, str(folder / "allocations.cpp")],
         "no-mmap": [compiler, "-fno-exceptions", str(folder / "no-mmap.cpp")],
+        "helpers": [compiler, *SANITIZERS, str(folder / "helpers.cpp")],
+        "write": [compiler, str(CPP / "write.cpp")],
     }
     if other:
         commands["clang"] = [other, *SANITIZERS, str(CPP / "sbs_ls.cpp")]
@@ -246,6 +300,22 @@ def compile_all(commands: dict[str, list[str]], folder: Path) -> None:
     }
     said = {name: process.communicate()[1] for name, process in running.items()}
     assert {name: said[name] for name, process in running.items() if process.returncode} == {}
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("standard", ["c++20", "c++2b"])
+def test_later_standards_take_the_header_without_a_warning(
+    programs: dict[str, Path], tmp_path: Path, compiler: str, standard: str
+) -> None:
+    del programs  # with C++17 by both compilers: that is tested by compiling them
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} is installed")
+    source = tmp_path / "all.cpp"
+    source.write_text(HELPERS.replace("EXAMPLE", examples_in_readme()[1]), encoding="utf-8")
+    zstd = ["-DBLOBSTORE_ZSTD"] if has_libzstd(compiler) else []
+    command = [compiler, "-fsyntax-only", f"-std={standard}", *WARNINGS, *zstd, f"-I{CPP}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def with_libzstd(programs: dict[str, Path], name: str) -> Path:
@@ -437,6 +507,26 @@ def test_a_folder_beside_is_no_index(sbs_ls: Run, vectors: Path, tmp_path: Path)
     shutil.copy(vectors / "valid" / "one-byte-v2.sbs", path)
     (tmp_path / "a.sbs.idx").mkdir()
     assert batch(sbs_ls, [path]) == {path: described(path)}
+
+
+def test_an_index_beside_a_link_or_beside_what_it_leads_to_is_found(sbs_ls: Run, vectors: Path, tmp_path: Path) -> None:
+    folder, links = tmp_path / "files", [tmp_path / name for name in ("link.sbs", "again.sbs", "wrong.sbs", "lost.sbs")]
+    folder.mkdir()
+    for name in ("index-external.sbs", "index-external.sbs.idx"):
+        shutil.copy(vectors / "valid" / name, folder / name)
+    path = folder / "index-external.sbs"
+    for link in links:
+        link.symlink_to(path)
+    links[1].unlink()
+    links[1].symlink_to("link.sbs")
+    (tmp_path / "wrong.sbs.idx").write_bytes(b"not that of the file: it comes first")
+    (tmp_path / "lost.sbs.idx").symlink_to("nothing")
+    found = batch(sbs_ls, links)
+    expected = {link: described(link) for link in links}
+    assert found[links[0]] == found[links[1]] == expected[links[0]] == expected[links[1]] == described(path)
+    assert found[links[2]]["error"] == expected[links[2]]["error"] == "index-truncated"
+    # A link that leads nowhere is something: neither reader takes it for no index.
+    assert (found[links[3]]["error"], expected[links[3]]["error"]) == ("os-error", "not-a-file")
 
 
 def test_the_example_in_the_readme_runs(programs: dict[str, Path], vectors: Path) -> None:
@@ -1474,3 +1564,236 @@ def test_a_damaged_frame_is_found_by_reading_what_is_in_it(values: Callable[...,
     file = packed_file(tmp_path, damage)
     assert values(file.path, "parts.a") == file.tensors["parts.a"]
     assert values(file.path, "parts.b") == "packed-data"
+
+
+# --------------------------------------------------------------------------------------------- what runtimes do with it
+
+
+@pytest.fixture
+def helpers(programs: dict[str, Path]) -> Callable[..., bytes]:
+    """What the program prints."""
+
+    def run(*arguments: str | Path) -> bytes:
+        command = [programs["helpers"], *arguments]
+        ran = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        return ran.stdout
+
+    return run
+
+
+Helpers = Callable[..., bytes]
+
+
+def bits_of(values: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(values) // 4}I", values))
+
+
+@pytest.mark.parametrize("name", ["bf16", "f16", "sfp"])
+def test_every_code_has_the_value_that_the_package_decodes(helpers: Helpers, name: str) -> None:
+    found = bits_of(helpers(name))
+    count = 256 if name == "sfp" else 65536
+    codes = np.arange(count, dtype="u1" if name == "sfp" else "<u2").view(np.uint8)
+    expected = np.empty(count, np.float32)
+    if name == "sfp":
+        assert found[sfp.RESERVED] & 0x7FFFFFFF == 0x7FC00000
+        codes[sfp.RESERVED] = found[sfp.RESERVED] = 0
+        sfp.decode_piece(codes, count, expected)
+    elif name == "bf16":
+        bf16.decode_piece(codes, count, expected)
+    else:
+        expected[:] = codes.view("<f2")
+    assert found == bits_of(expected.astype("<f4").tobytes())
+
+
+def test_numbers_of_types_are_those_of_the_package(helpers: Helpers) -> None:
+    found = [line.split() for line in helpers("types").decode().splitlines()]
+    assert {int(number): name for number, name in found} == {
+        number: one.name for number, one in element_types.BY_NUMBER.items()
+    }
+    assert len(found) == len(element_types.BY_NUMBER)
+    header, page = ((CPP / file).read_text(encoding="utf-8") for file in ("blobstore.hpp", "README.md"))
+    words = dict(re.findall(r"\{(k\w+), \"(\w+)\", \d", header))
+    assert {name: word[1:].lower() for word, name in words.items()} == {name: name for _, name in found}
+    listed = re.findall(r"`(k\w+)` (\d+)\b", page)
+    assert {(number, words[word]) for word, number in listed} == {(number, name) for number, name in found}
+
+
+def names_in(printed: bytes) -> list[str]:
+    """Names, each with a NUL behind it: any other character may be in one."""
+    return printed.decode().split("\0")[:-1]
+
+
+def names_of(path: Path) -> list[str]:
+    return [one["name"] for one in described(path)["tensors"]]
+
+
+def test_tensors_in_a_row_are_those_of_the_file(
+    helpers: Helpers, vectors: Path, manifest: dict[str, Any], catalogs: dict[str, Path]
+) -> None:
+    paths = [vectors / "valid" / "index-names-non-ascii.sbs", vectors / "set_valid" / manifest["set_valid"][0]["file"]]
+    paths += [vectors / "valid" / "index-empty.sbs", catalogs["toc-backwards"], catalogs["letters"]]
+    for path in paths:
+        assert names_in(helpers("names", path)) == names_of(path)
+
+
+def test_tensors_below_a_name_are_those_of_the_package(helpers: Helpers, tmp_path: Path) -> None:
+    names = ["a", "a.", "a..b", "a.b", "a.b.c", "a-b", "a/b", "a.b/c", "aa.b", "a.é", "b", "B.c", ".a", "..a", "~.a"]
+    path = tmp_path / "names.sbs"
+    with blobstore.create(path) as made:
+        for name in names:
+            made.add(name, np.zeros(1, np.uint8))
+    toc = [replace(ENTRIES[0], name=name) for name in ("z.b", "z", "y.a", "z.a", "z-a")]
+    without = written(tmp_path / "toc.sbs", {one.name: bytes(one.nbytes) for one in toc} | {"toc": build_toc(toc)})
+    found = {}
+    for file in (path, without):
+        with blobstore.open(file) as store:
+            for below in (
+                "",
+                "a",
+                "a.",
+                "a..",
+                "a.b",
+                "a.b.c",
+                "aa",
+                "b",
+                "B",
+                ".",
+                "é",
+                "~",
+                "z",
+                "y",
+                "zz",
+                "a" * 99,
+            ):
+                said = names_in(helpers("names", file, below))
+                assert said == sorted(name for name in store if name.startswith(store.prefix(below)._prefix)), below
+                found[file, below] = len(said)
+    assert (found[path, "a"], found[path, "a.b"], found[path, ""], found[without, "z"]) == (6, 1, len(names), 2)
+
+
+def test_digests_are_compared_with_those_of_the_index(
+    helpers: Helpers, vectors: Path, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    some = vectors / "valid" / "index-table-reordered.sbs"
+    lines = helpers("digests", some).decode().splitlines()
+    with blobstore.BlobReader(some) as reader:
+        assert len(lines) == len(reader)
+        assert lines == ["none" if key == "~index" else "same" for key in reader]
+        offset, _ = reader.range(next(key for key in reader if key != "~index"))
+    changed = bytearray(some.read_bytes())
+    changed[offset] ^= 1
+    damaged = tmp_path / "a.sbs"
+    damaged.write_bytes(changed)
+    assert helpers("digests", damaged).decode().splitlines() == ["other", *lines[1:]]
+    of_set = vectors / "set_valid" / manifest["set_valid"][0]["file"]
+    assert set(helpers("digests", of_set).decode().splitlines()) == {"same"}
+    for file in ("index-no-digests.sbs", "one-byte-v2.sbs"):
+        assert set(helpers("digests", vectors / "valid" / file).decode().splitlines()) == {"none"}
+
+
+def test_the_example_in_the_readme_sums_up_and_checks_tensors(helpers: Helpers, tmp_path: Path) -> None:
+    path, dtype = tmp_path / "a.sbs", element_types.BY_NAME["bf16"].dtype
+    with blobstore.create(path) as made:
+        made.add("model.layers.0.w", np.array([1.5, -4, 0.25], dtype))
+        made.add("model.layers.0.empty", np.zeros((0, 2), dtype))
+        made.add("model.layers.01.w", np.ones(9, dtype))
+    lines = ["model.layers.0.empty: 0, not intact", "model.layers.0.w: -2.25, intact"]
+    assert helpers("example", path).decode().splitlines() == lines
+
+
+def test_a_tensor_with_a_blob_of_its_own_is_aligned(
+    helpers: Helpers, vectors: Path, manifest: dict[str, Any], catalogs: dict[str, Path]
+) -> None:
+    paths = [vectors / "valid" / "index-element-types.sbs", vectors / "set_valid" / manifest["set_valid"][0]["file"]]
+    for path in [*paths, vectors / "valid" / "v1-eight-blobs.sbs", catalogs["letters"]]:
+        lines = [line.split() for line in helpers("aligned", path).decode().splitlines()]
+        assert lines
+        assert {(beyond, int(offset) % 256) for beyond, offset in lines} == {("0", 0)}
+    parts = helpers("aligned", vectors / "valid" / "index-parts.sbs").decode().splitlines()
+    assert {line.split()[0] for line in parts} != {"0"}
+
+
+def test_the_example_writes_what_the_package_writes(programs: dict[str, Path], tmp_path: Path) -> None:
+    rng = random.Random(1)
+    blobs = {name: rng.randbytes(size) for name, size in (("model.embed_tokens.weight", 255), ("é", 1), ("a", 256))}
+    for count in (3, 70, 256 * 8):  # the directory's zeros, and the file's
+        blobs |= {f"layer.{i}": rng.randbytes(rng.choice([1, 300])) for i in range(len(blobs), count)}
+        words = []
+        for i, (name, data) in enumerate(blobs.items()):
+            (tmp_path / str(i)).write_bytes(data)
+            words += [name, str(tmp_path / str(i))]
+        path = tmp_path / "written.sbs"
+        subprocess.run([programs["write"], path, *words], check=True, timeout=SECONDS)
+        expected = written(tmp_path / "expected.sbs", {blobstore.key_for(name): data for name, data in blobs.items()})
+        assert path.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [[], ["a"], ["a", "nothing"], ["", "x"], ["a", "x", "a", "x"]])
+def test_the_writer_refuses_what_cant_be_a_file(programs: dict[str, Path], tmp_path: Path, wrong: list[str]) -> None:
+    (tmp_path / "x").write_bytes(b"1")
+    command = [str(programs["write"]), "out.sbs", *wrong]
+    ran = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS, cwd=tmp_path)
+    assert ran.returncode == (1 if len(wrong) > 1 else 2)
+    assert ran.stderr
+
+
+# --------------------------------------------------------------------------------------------------------- the package
+
+CMAKE = shutil.which("cmake") or ""
+PROJECT = """
+cmake_minimum_required(VERSION 3.16)
+project(example LANGUAGES CXX)
+find_package(blobstore {words})
+add_executable(example example.cpp)
+target_link_libraries(example PRIVATE {target})
+"""
+INCLUDES = """
+#include "blobstore.hpp"
+int main() { return blobstore::key_for("a") && BLOBSTORE_VERSION[0] != 0 ? 0 : 1; }
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The folder of the header as a wheel has it, by the package's own configuration."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source, target in files.items():
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, tmp_path / target)
+    return tmp_path / "blobstore" / "include"
+
+
+def configured(folder: Path, prefix: Path, words: str, target: str = "blobstore::blobstore") -> tuple[int, str]:
+    """Make a project that finds the package: how CMake ended, and what it complained of."""
+    if not CMAKE or not shutil.which("g++"):
+        pytest.skip("no cmake, or no g++, is installed: the CMake package is not tested")
+    folder.mkdir(exist_ok=True)
+    (folder / "CMakeLists.txt").write_text(PROJECT.format(words=words, target=target), encoding="utf-8")
+    (folder / "example.cpp").write_text(INCLUDES, encoding="utf-8")
+    command = [CMAKE, "-S", str(folder), "-B", str(folder / "build"), f"-DCMAKE_PREFIX_PATH={prefix}"]
+    command.append("-DCMAKE_CXX_COMPILER=g++")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    return done.returncode, done.stderr
+
+
+def test_cmake_finds_the_header_that_is_installed(installed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    assert configured(folder, installed, "0.1 REQUIRED") == (0, "")
+    subprocess.run([CMAKE, "--build", folder / "build"], check=True, capture_output=True, timeout=SECONDS)
+    assert subprocess.run([folder / "build" / "example"], check=False, timeout=SECONDS).returncode == 0
+    for version in ("0.0.9", "0.2", "1", "0.1.1"):  # in the same folder: it is asked once for its compiler
+        status, said = configured(folder, installed, f"{version} REQUIRED")
+        assert status != 0
+        assert f"version: {blobstore.__version__}" in said
+    status, said = configured(folder, installed, "REQUIRED COMPONENTS zstd nothing")
+    assert status != 0
+    assert "no component nothing" in said
+    if has_libzstd("g++"):
+        assert configured(folder, installed, "REQUIRED COMPONENTS zstd", "blobstore::zstd") == (0, "")
+
+
+def test_the_header_has_the_packages_version() -> None:
+    header = (CPP / "blobstore.hpp").read_text(encoding="utf-8")
+    assert re.findall(r"^#define BLOBSTORE_VERSION \"(.*?)\"", header, re.MULTILINE) == [blobstore.__version__]

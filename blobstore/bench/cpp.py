@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 NAME = "blobstore.hpp"
 CASES = ("open", "lookup", "map")
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.dirname(_HERE)
 # Package data of an installed package, which the build copies; the source in a working copy.
-_INCLUDE = (os.path.join(_HERE, "..", "include"), os.path.join(_HERE, "..", "..", "spec", "cpp"))
+_INCLUDE = (os.path.join(_PACKAGE, "include"), os.path.join(os.path.dirname(_PACKAGE), "spec", "cpp"))
 
 
 class Measured(dict[str, Any]):
     """The program's measurements of itself."""
 
 
-def include_folder() -> str | None:
-    """Return the folder of blobstore.hpp."""
-    return next((folder for folder in _INCLUDE if os.path.isfile(os.path.join(folder, "blobstore.hpp"))), None)
+def include_folder() -> str:
+    """Return the folder of blobstore.hpp and of its CMake package.
+
+    Raises:
+        BlobStoreError: ``no-header``.
+    """
+    for folder in _INCLUDE:
+        if os.path.isfile(os.path.join(folder, NAME)):
+            return folder
+    raise BlobStoreError("no-header", f"{NAME} is neither in the package nor in a working copy")
 
 
 def build(folder: str) -> str:
@@ -35,11 +43,10 @@ def build(folder: str) -> str:
     Raises:
         BlobStoreError: ``no-compiler``, ``no-header``, ``compiler``: it can't be compiled.
     """
-    compiler, include = shutil.which("g++"), include_folder()
+    compiler = shutil.which("g++")
     if compiler is None:
         raise BlobStoreError("no-compiler", "no g++ is installed")
-    if include is None:
-        raise BlobStoreError("no-header", "blobstore.hpp is neither in the package nor in a working copy")
+    include = include_folder()
     program = os.path.join(folder, "touch")
     done = subprocess.run(  # noqa: S603 (the compiler, on a file of this package)
         [compiler, "-std=c++17", "-O2", f"-I{include}", "-o", program, os.path.join(_HERE, "touch.cpp")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from importlib import import_module
@@ -14,7 +15,6 @@ from blobstore.cli.output import Quiet
 from blobstore.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
 # Each is a module of this package, imported when it runs: most need little of what others import.
@@ -37,6 +37,7 @@ COMMANDS = (
     "demo",
     "completion",
 )
+_ALONE = (["--version"], ["--include-dir"])  # words that no command belongs to
 OK, FAULT, USAGE = 0, 1, 2
 _USAGE_ERRORS = (
     UsageError,
@@ -49,6 +50,16 @@ _USAGE_ERRORS = (
 )
 
 
+class _IncludeDir(argparse.Action):
+    """Print the folder of the header for C++, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from blobstore.bench.cpp import include_folder  # noqa: PLC0415 (for this option only)
+
+        print(include_folder())
+        parser.exit()
+
+
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line, or of some of its commands."""
     top = Words(
@@ -57,6 +68,8 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         epilog="Exit status: 0 success, 1 a fault was found, 2 wrong usage. COMMAND --help has examples.",
     )
     top.add_argument("--version", action="version", version=f"blobstore {__version__}")
+    text = "print the folder of blobstore.hpp, the reader for C++, and of its CMake package, and exit"
+    top.add_argument("--include-dir", action=_IncludeDir, nargs=0, help=text)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name in names:
         import_module(f"blobstore.cli.{name}").add_parser(commands)
@@ -65,7 +78,7 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def _needed(arguments: Sequence[str]) -> Sequence[str]:
     """Return the commands that a command line needs: its first word; for help and mistakes all."""
-    if arguments[:1] == ["--version"]:
+    if arguments[:1] in _ALONE:
         return ()
     return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 

@@ -8,6 +8,7 @@
 //
 //     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
 //     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
+//     for (const blobstore::Tensor& one : store.tensors()) …
 //
 // C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP and pass bytes
 // that you have mapped or read yourself to Store::from_memory. To read packed tensors: define BLOBSTORE_ZSTD and link
@@ -21,11 +22,14 @@
 #ifndef BLOBSTORE_HPP_
 #define BLOBSTORE_HPP_
 
+#define BLOBSTORE_VERSION "0.1.0"  // of the package that this header is part of
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -38,6 +42,7 @@
 #error "blobstore.hpp maps files as POSIX does: define BLOBSTORE_NO_MMAP and use Store::from_memory on other systems"
 #endif
 #include <cerrno>
+#include <cstdlib>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -73,6 +78,17 @@ constexpr uint32_t kMaxTextWords = 64;  // of a text field in the runtime's blob
 
 // ------------------------------------------------------------------------------------------------------------- bytes
 
+namespace detail {
+
+inline float float_of(uint32_t bits) {
+  static_assert(sizeof(float) == sizeof(uint32_t), "floats are IEEE 754 single precision");
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+}  // namespace detail
+
 // A run of bytes, not owned. Its size is below 2^63, like that of anything in memory, so adding a few small numbers to
 // it can't wrap.
 struct Bytes {
@@ -91,13 +107,7 @@ struct Bytes {
     return static_cast<Unsigned>(bytes(data + offset, std::make_index_sequence<sizeof(Unsigned)>()));
   }
 
-  float load_f32(uint64_t offset) const {
-    static_assert(sizeof(float) == sizeof(uint32_t), "scales are IEEE 754 single precision");
-    const uint32_t bits = load<uint32_t>(offset);
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return value;
-  }
+  float load_f32(uint64_t offset) const { return detail::float_of(load<uint32_t>(offset)); }
 
   // Tests the bits: std::isfinite is always true under -ffast-math, which runtimes like to use.
   bool is_finite_f32(uint64_t offset) const { return (load<uint32_t>(offset) & 0x7F800000) != 0x7F800000; }
@@ -228,7 +238,7 @@ inline void append_utf8(std::string& text, uint32_t c) {
 
 // ----------------------------------------------------------------------------------------------------------- SHA-256
 
-// FIPS 180-4, a plain implementation: it hashes names, and the directory (at most 32 MiB) that an external index is
+// FIPS 180-4, a plain implementation: opening a file hashes at most the directory (32 MiB) that an external index is
 // bound to.
 class Sha256 {
  public:
@@ -297,6 +307,11 @@ class Sha256 {
 };
 
 }  // namespace detail
+
+using Digest = detail::Sha256::Digest;
+
+// The SHA-256 of bytes. Store::digest has those that the index lists, to compare with.
+inline Digest sha256(Bytes bytes) { return detail::Sha256::of(bytes.data, bytes.size); }
 
 // -------------------------------------------------------------------------------------------------------------- keys
 
@@ -380,8 +395,17 @@ inline std::optional<Key> file_key(std::string_view name) {
 
 // ----------------------------------------------------------------------------------------------------- element types
 
+// Numbers of element types. A file may have others: they are those of newer versions.
+enum Type : uint16_t {
+  kUnknown = 0,  // bytes without a known meaning
+  kF32 = 1, kBf16 = 2, kSfp = 3, kNuq = 4, kF64 = 5, kU32 = 6, kU64 = 7, kI8 = 8, kU16 = 9, kU8 = 10, kInt8 = 11,
+  kQ4_0 = 12, kMxfp4 = 13,
+  kF16 = 32, kI16 = 35, kI32 = 37, kI64 = 38, kBool = 39, kF8_E4M3 = 40, kF8_E5M2 = 41, kC64 = 42, kF8_E8M0 = 43,
+  kF8_E4M3FNUZ = 44, kF8_E5M2FNUZ = 45, kF4 = 46, kF6_E2M3 = 47, kF6_E3M2 = 48,
+};
+
 struct ElementType {
-  uint16_t number;
+  Type number;
   const char* name;
   uint64_t bits;          // per element, without the extra bytes of a group
   uint64_t group;         // elements that share extra bytes; 1 if there are none
@@ -405,13 +429,34 @@ struct ElementType {
 };
 
 constexpr ElementType kElementTypes[] = {
-    {0, "unknown", 8, 1, 0},      {1, "f32", 32, 1, 0},         {2, "bf16", 16, 1, 0},    {3, "sfp", 8, 1, 0},
-    {4, "nuq", 4, 256, 16},       {5, "f64", 64, 1, 0},         {6, "u32", 32, 1, 0},     {7, "u64", 64, 1, 0},
-    {8, "i8", 8, 128, 4},         {9, "u16", 16, 1, 0},         {10, "u8", 8, 1, 0},      {11, "int8", 8, 1, 0},
-    {12, "q4_0", 4, 32, 2, true}, {13, "mxfp4", 4, 32, 1, true}, {32, "f16", 16, 1, 0},   {35, "i16", 16, 1, 0},
-    {37, "i32", 32, 1, 0},        {38, "i64", 64, 1, 0},        {39, "bool", 8, 1, 0},    {40, "f8_e4m3", 8, 1, 0},
-    {41, "f8_e5m2", 8, 1, 0},     {42, "c64", 64, 1, 0},        {43, "f8_e8m0", 8, 1, 0}, {44, "f8_e4m3fnuz", 8, 1, 0},
-    {45, "f8_e5m2fnuz", 8, 1, 0}, {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0}, {48, "f6_e3m2", 6, 1, 0},
+    {kUnknown, "unknown", 8, 1, 0},
+    {kF32, "f32", 32, 1, 0},
+    {kBf16, "bf16", 16, 1, 0},
+    {kSfp, "sfp", 8, 1, 0},
+    {kNuq, "nuq", 4, 256, 16},
+    {kF64, "f64", 64, 1, 0},
+    {kU32, "u32", 32, 1, 0},
+    {kU64, "u64", 64, 1, 0},
+    {kI8, "i8", 8, 128, 4},
+    {kU16, "u16", 16, 1, 0},
+    {kU8, "u8", 8, 1, 0},
+    {kInt8, "int8", 8, 1, 0},
+    {kQ4_0, "q4_0", 4, 32, 2, true},
+    {kMxfp4, "mxfp4", 4, 32, 1, true},
+    {kF16, "f16", 16, 1, 0},
+    {kI16, "i16", 16, 1, 0},
+    {kI32, "i32", 32, 1, 0},
+    {kI64, "i64", 64, 1, 0},
+    {kBool, "bool", 8, 1, 0},
+    {kF8_E4M3, "f8_e4m3", 8, 1, 0},
+    {kF8_E5M2, "f8_e5m2", 8, 1, 0},
+    {kC64, "c64", 64, 1, 0},
+    {kF8_E8M0, "f8_e8m0", 8, 1, 0},
+    {kF8_E4M3FNUZ, "f8_e4m3fnuz", 8, 1, 0},
+    {kF8_E5M2FNUZ, "f8_e5m2fnuz", 8, 1, 0},
+    {kF4, "f4", 4, 1, 0},
+    {kF6_E2M3, "f6_e2m3", 6, 1, 0},
+    {kF6_E3M2, "f6_e3m2", 6, 1, 0},
 };
 
 constexpr uint16_t kPackedCodec = 1;  // of tensors in a packed blob; 0 for all others
@@ -424,6 +469,35 @@ inline const ElementType* element_type(uint16_t number) {
   return nullptr;
 }
 
+// ------------------------------------------------------------------------------------------------------------ values
+
+// One stored element as a float, exactly, NaNs with their bits; not yet multiplied by the tensor's scale. Elements may be
+// unaligned: tensor.stored().load<uint16_t>(2 * i).
+inline float bf16_to_float(uint16_t bits) { return detail::float_of(uint32_t{bits} << 16); }
+
+inline float f16_to_float(uint16_t bits) {
+  const uint32_t sign = uint32_t{bits & 0x8000u} << 16, exponent = bits >> 10 & 31u, mantissa = bits & 0x3FFu;
+  if (exponent == 0) {  // zero, or a multiple of 2^-24
+    const float magnitude = static_cast<float>(mantissa) * (1.0f / 16777216);
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t wider = exponent == 31 ? 255 : exponent + (127 - 15);
+  return detail::float_of(sign | wider << 23 | mantissa << 13);
+}
+
+// Of codes that have no value: what decodes them must refuse them.
+constexpr uint8_t kSfpReserved = 0x80;
+
+// A NaN for kSfpReserved, which so can't pass for a value.
+inline float sfp_to_float(uint8_t code) {
+  const uint32_t sign = uint32_t{code & 0x80u} << 24, magnitude = code & 0x7Fu;
+  if (magnitude == 0) return detail::float_of(sign == 0 ? 0 : 0x7FC00000);
+  // Two bits of mantissa below 2^-7, and three from there on.
+  const uint32_t bits = magnitude < 0x40 ? (magnitude << 21) + ((127u - 23) << 23)
+                                         : ((magnitude - 0x40) << 20) + ((127u - 7) << 23);
+  return detail::float_of(sign | bits);
+}
+
 // ---------------------------------------------------------------------------------------------------- blobs, tensors
 
 struct Blob {
@@ -432,13 +506,15 @@ struct Blob {
   uint64_t nbytes = 0;
   const uint8_t* data = nullptr;
   uint32_t store = 0;  // which file of a set has it; 0 if it isn't one
+
+  Bytes bytes() const { return {data, nbytes}; }
 };
 
 // What is known about a tensor. Views and pointers point into the file and are valid as long as the Store.
 struct Tensor {
   std::string_view name;
   std::string_view key;  // of its blob; empty for a tensor without elements, which has no blob
-  uint16_t type = 0;     // see element_type()
+  uint16_t type = kUnknown;  // a Type, or a number that this header doesn't know: see element_type()
   uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec: packed; don't decode any other
   uint32_t ndim = 0;
   std::array<uint64_t, kMaxDims> dims{};  // the first ndim are used; C order
@@ -959,6 +1035,27 @@ class Index {
       (first_blob(middle) <= row ? low : high) = middle;
     }
     return {low, row - first_blob(low)};
+  }
+
+  // Of one file: the row of a key. It is at the key's position in the directory, unless the file was reordered.
+  std::optional<uint32_t> find_row(std::string_view text, const Directory& directory) const {
+    const auto key = Key::from(text);
+    const auto position = directory.find(text);
+    if (!key || !position) return std::nullopt;
+    const Keys keys = table_keys();
+    if (*position < keys.count() && keys.compare(*position, key->bytes.data()) == 0) return *position;
+    for (uint32_t row = 0; row < keys.count(); ++row) {
+      if (keys.compare(row, key->bytes.data()) == 0) return row;
+    }
+    return std::nullopt;
+  }
+
+  // The SHA-256 of the blob of a row; an empty optional without digests.
+  std::optional<Digest> sha256(uint32_t row) const {
+    if (!has_digests()) return std::nullopt;
+    Digest digest;
+    std::copy_n(section(kSha256).data + digest.size() * row, digest.size(), digest.begin());
+    return digest;
   }
 
   // The unpacked size of a packed blob; 0 for any other.
@@ -1614,6 +1711,12 @@ class Catalog {
     return tensor;
   }
 
+  // The position of the tensor whose name comes after `rank` others, and that name.
+  uint32_t by_name(uint32_t rank) const { return by_name_[rank]; }
+  std::string_view sorted_name(uint32_t rank, const Directory& directory) const {
+    return name(by_name_[rank], directory);
+  }
+
   std::optional<uint32_t> find(std::string_view wanted, const Directory& directory) const {
     const auto less = [&](uint32_t i, std::string_view text) { return name(i, directory) < text; };
     const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), wanted, less);
@@ -1751,6 +1854,23 @@ inline bool is_regular_file(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
 }
 
+// Where the external index of a file is: beside its path or, if that is a link, beside the file itself; empty if nothing
+// is there. A folder is nothing; what else can't be read is a fault, which opening it reports.
+inline std::string external_index_of(const std::string& path) {
+  const auto is_there = [](const std::string& beside) {
+    struct stat status;
+    if (::lstat(beside.c_str(), &status) != 0) return false;
+    return ::stat(beside.c_str(), &status) != 0 || !S_ISDIR(status.st_mode);
+  };
+  if (is_there(path + ".idx")) return path + ".idx";
+  struct stat status;
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISLNK(status.st_mode)) return {};
+  char* const resolved = ::realpath(path.c_str(), nullptr);
+  const std::string beside = resolved != nullptr ? std::string(resolved) + ".idx" : std::string();
+  std::free(resolved);
+  return !beside.empty() && is_there(beside) ? beside : std::string();
+}
+
 // A file, mapped read-only.
 class Mapping {
  public:
@@ -1801,11 +1921,52 @@ class Mapping {
 
 // ------------------------------------------------------------------------------------------------------------- store
 
-// An open, checked file. Movable; several threads may read from it.
+// An open, checked file. Movable; any number of threads may call its const methods at once.
 class Store {
  public:
+  // Some of its tensors, for range-for; each is gathered when it is reached. Valid as long as the store, in its place.
+  class Tensors {
+   public:
+    class Iterator {
+     public:
+      using iterator_category = std::input_iterator_tag;
+      using value_type = Tensor;
+      using difference_type = std::ptrdiff_t;
+      using pointer = const Tensor*;
+      using reference = Tensor;
+
+      Tensor operator*() const { return sorted_ ? store_->tensor_by_name(i_) : store_->tensor(i_); }
+      Iterator& operator++() { return ++i_, *this; }
+      Iterator operator++(int) { return std::exchange(*this, Iterator(store_, sorted_, i_ + 1)); }
+      friend bool operator==(const Iterator& a, const Iterator& b) { return a.i_ == b.i_; }
+      friend bool operator!=(const Iterator& a, const Iterator& b) { return a.i_ != b.i_; }
+
+     private:
+      friend class Tensors;
+      Iterator(const Store* store, bool sorted, uint32_t i) : store_(store), sorted_(sorted), i_(i) {}
+
+      const Store* store_;
+      bool sorted_;
+      uint32_t i_;
+    };
+
+    Iterator begin() const { return {store_, sorted_, first_}; }
+    Iterator end() const { return {store_, sorted_, last_}; }
+    uint32_t size() const { return last_ - first_; }
+    bool empty() const { return last_ == first_; }
+
+   private:
+    friend class Store;
+    Tensors(const Store* store, bool sorted, uint32_t first, uint32_t last)
+        : store_(store), sorted_(sorted), first_(first), last_(last) {}
+
+    const Store* store_;
+    bool sorted_;  // by name
+    uint32_t first_, last_;
+  };
+
 #if !defined(BLOBSTORE_NO_MMAP)
-  // Maps a file, and the index beside it (path + ".idx") if it has none inside; or, given the index of a set, all files
+  // Maps a file, and the index beside it ("model.sbs.idx") if it has none inside; or, given the index of a set, all files
   // of the set. On failure returns an empty optional; `fault` says why.
   static std::optional<Store> open(const std::string& path, Fault& fault) {
     Store store;
@@ -1816,8 +1977,9 @@ class Store {
       return std::optional<Store>(std::move(store));
     }
     if (!store.load_file(store.file_mapping_.bytes(), fault)) return std::nullopt;
-    if (!store.has_index() && detail::is_regular_file(path + ".idx")) {
-      if (!store.index_mapping_.open(path + ".idx", fault)) return std::nullopt;
+    const std::string beside = store.has_index() ? std::string() : detail::external_index_of(path);
+    if (!beside.empty()) {
+      if (!store.index_mapping_.open(beside, fault)) return std::nullopt;
       if (!store.load_index(store.index_mapping_.bytes(), 0, true, fault)) return std::nullopt;
     }
     if (!store.has_index() && !store.catalog_.build(store.directory(), fault)) return std::nullopt;
@@ -1911,6 +2073,27 @@ class Store {
     return i ? std::optional<Tensor>(tensor(*i)) : std::nullopt;
   }
 
+  // All tensors, as tensor(i) has them.
+  Tensors tensors() const& { return {this, false, 0, tensor_count()}; }
+  Tensors tensors() const&& = delete;  // of a store that would be gone
+
+  // The tensors whose names begin with this one and a dot, sorted by the bytes of their names; for an empty one all. A
+  // binary search, without an allocation.
+  Tensors prefix(std::string_view name) const& {
+    if (name.empty()) return {this, true, 0, tensor_count()};
+    while (!name.empty() && name.back() == '.') name.remove_suffix(1);
+    return {this, true, rank(name, '.'), rank(name, '/')};  // '/' follows '.'
+  }
+  Tensors prefix(std::string_view) const&& = delete;
+
+  // The SHA-256 of the blob under a key, as the index has it: compare with sha256(blob.bytes()). An empty optional if
+  // nothing lists it.
+  std::optional<Digest> digest(std::string_view key) const {
+    if (!has_index()) return std::nullopt;
+    const auto row = store_count() != 0 ? index_->find_row(key) : index_->find_row(key, directory());
+    return row ? index_->sha256(*row) : std::nullopt;
+  }
+
   // The metadata as stored, a JSON object of strings; empty without an index.
   std::string_view metadata_json() const { return has_index() ? index_->metadata() : std::string_view(); }
 
@@ -1968,6 +2151,24 @@ class Store {
 #endif
 
   const detail::Directory& directory() const { return directories_.front(); }
+
+  Tensor tensor_by_name(uint32_t rank) const { return tensor(has_index() ? rank : catalog_.by_name(rank)); }
+
+  // The number of names that are smaller than this text with one more character behind it.
+  uint32_t rank(std::string_view text, char next) const {
+    uint32_t low = 0, high = tensor_count();
+    while (low < high) {
+      const uint32_t middle = low + (high - low) / 2;
+      const std::string_view name =
+          has_index() ? index_->name(middle) : catalog_.sorted_name(middle, directory());
+      const int order = name.substr(0, text.size()).compare(text);
+      const bool ends = name.size() <= text.size();
+      const bool smaller =
+          order != 0 ? order < 0 : ends || static_cast<uint8_t>(name[text.size()]) < static_cast<uint8_t>(next);
+      (smaller ? low : high) = smaller ? middle + 1 : middle;
+    }
+    return low;
+  }
 
   Tensor indexed_tensor(uint32_t i) const {
     const detail::Entry entry = index_->entry(i);

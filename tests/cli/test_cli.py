@@ -1153,6 +1153,21 @@ def test_help_shows_an_example_that_can_be_typed(cli: Cli, command: list[str]) -
         assert parser().parse_args(typed[1:]).run
 
 
+def test_the_include_folder_has_the_header_and_its_cmake_package(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cli("--include-dir")
+    assert (done.status, done.err) == (0, "")
+    folder = Path(done.out.removesuffix("\n"))
+    assert folder.is_absolute()
+    assert (folder / "blobstore.hpp").is_file()
+    assert (folder / "cmake" / "blobstore-config.cmake").is_file()
+    monkeypatch.setattr("blobstore.bench.cpp._INCLUDE", (str(tmp_path),))
+    done = cli("--include-dir")
+    assert (done.status, done.out) == (1, "")
+    assert "no-header: " in done.err
+
+
 def test_the_version_is_that_of_the_package(cli: Cli) -> None:
     assert cli("--version").out == f"blobstore {blobstore.__version__}\n"
 

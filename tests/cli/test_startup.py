@@ -106,7 +106,14 @@ def test_checking_a_file_imports_nothing_that_converts(tmp_path: Path) -> None:
     assert not imported(modules, "blobstore.converting.plan", "blobstore.converting.run", "blobstore.checkpoint.reader")
 
 
-HELP = [["--version"], ["--help"], ["completion", "bash"], ["nothing"], *([command, "--help"] for command in COMMANDS)]
+HELP = [
+    ["--version"],
+    ["--include-dir"],
+    ["--help"],
+    ["completion", "bash"],
+    ["nothing"],
+    *([command, "--help"] for command in COMMANDS),
+]
 
 
 @pytest.mark.parametrize("words", HELP, ids=" ".join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from dataclasses import replace
@@ -78,6 +79,16 @@ def test_each_check_of_the_page_has_a_file_that_fails_it(manifest: dict[str, Any
     assert len(reasons) == 24
     faulty = {fact["reason"] for fact in manifest["invalid"] + manifest["set_invalid"]}
     assert {reason for reason in faulty if reason.startswith(("index-", "set-"))} == set(reasons)
+
+
+@pytest.mark.parametrize("file", ["manifest", "codecs", "gemma", "packed"])
+def test_every_number_in_the_vectors_is_one_that_a_double_has(file: str) -> None:
+    numbers: list[int] = []
+    text = (VECTORS / f"{file}.json").read_text(encoding="utf-8")
+    json.loads(text, parse_int=lambda digits: numbers.append(int(digits)))
+    assert numbers
+    assert max(map(abs, numbers)) < 2**53
+    assert (f'"{2**57 - 1}"' in text) == (file == "manifest")
 
 
 def test_the_pages_example_is_the_index_of_a_file(manifest: dict[str, Any]) -> None:
