@@ -36,6 +36,7 @@ COMMANDS = (
     "unpack",
     "bench",
     "demo",
+    "explain",
     "completion",
 )
 OK, FAULT, USAGE = 0, 1, 2
