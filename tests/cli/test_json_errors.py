@@ -22,7 +22,7 @@ JSON = {name: command for name, command in commands(parser()) if "--json" in com
 
 
 def words_for(name: str, command: argparse.ArgumentParser, file: str) -> list[str]:
-    """Return words that a command takes: this file for all that it reads, and as a code; OUT in a folder that isn't there."""
+    """Return words that a command takes: this file for what it reads, or as a code; OUT in a folder that isn't."""
     words = name.split()
     for action in command._actions:
         if not action.option_strings and (action.nargs not in ("?", "*") or name == "explain"):

@@ -78,11 +78,17 @@ class Source:
             for call in _calls(tree, (), file):
                 self.calls[_name_of(call.node.func)].append(call)
             for function in (node for node in ast.walk(tree) if isinstance(node, _Function)):
-                for call in _calls(function, (), file):
-                    if any(_is_class(value) for value in self._assigned(function, _name_of(call.node.func))):
-                        self.calls["FormatError"].append(call)
-                pairs = [node.value for node in ast.walk(function) if isinstance(node, ast.Yield)]
+                nodes = [*ast.walk(function)]
+                pairs = [node.value for node in nodes if isinstance(node, ast.Yield)]
                 self.yields[function.name] += [pair for pair in pairs if isinstance(pair, ast.Tuple)]
+                if any(isinstance(node, ast.Assign) and _is_class(node.value) for node in nodes):
+                    self._add_chosen(function, file)
+
+    def _add_chosen(self, function: _Function, file: str) -> None:
+        """Add the calls of a class that a function has chosen: ``error = TruncatedError if … else FormatError``."""
+        for call in _calls(function, (), file):
+            if any(map(_is_class, self._assigned(function, _name_of(call.node.func)))):
+                self.calls["FormatError"].append(call)
 
     def codes_of(self, name: str, place: int, keyword: str) -> Iterator[str]:
         """Yield what stands in a place of all calls of a class or function."""
