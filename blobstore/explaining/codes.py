@@ -34,6 +34,8 @@ TOPICS: dict[str, dict[str, Entry]] = {
 }
 CODES: dict[str, Entry] = {code: entry for entries in TOPICS.values() for code, entry in entries.items()}
 
+_COMMANDS = ("blobstore ", "gemma ")
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -83,6 +85,7 @@ def _kind(code: str) -> Kind | None:
 
 
 def _sentence(text: str) -> str:
-    """Return a text with a full stop, and a capital unless it begins with a word to type."""
-    begins = text if text.startswith(("blobstore ", "gemma")) else text[:1].upper() + text[1:]
-    return f"{begins}." if not begins.endswith(".") else begins
+    """Return a text as a sentence; as it is if it begins with a command, which a full stop would change."""
+    if text.startswith(_COMMANDS):
+        return text
+    return f"{text if text.startswith('gemma.cpp') else text[:1].upper() + text[1:]}."
