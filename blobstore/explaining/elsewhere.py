@@ -27,11 +27,11 @@ CLUSTER = {
     ),
     "scheduler-lost": Entry(
         "The scheduler ended, or can't be reached any more.",
-        "Start it again, and repeat the command: what is complete is kept.",
+        "Start it again, and repeat the command; convert --resume keeps what is complete.",
     ),
     "worker-lost": Entry(
         "Each worker that began one of the files died, most likely for want of memory.",
-        "Give workers more memory, and repeat the command: what is complete is kept.",
+        "Give workers more memory, and repeat the command; convert --resume keeps what is complete.",
     ),
     "worker-setup": Entry("A worker lacks a package.", "Install the same packages on all machines."),
     "other-version": Entry("A worker has another version of blobstore.", "Install the same version on all machines."),

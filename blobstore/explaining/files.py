@@ -94,12 +94,13 @@ INDEX = {
     "index-reserved": Entry("Bytes of the index that have to be zero are not.", _REINDEX),
     "index-name": Entry("A name in the index is empty, too long, or not UTF-8.", _REINDEX),
     "index-order": Entry("The names in the index are not in ascending order, or one appears twice.", _REINDEX),
-    "index-dims": Entry("A shape in the index is invalid: too many dimensions, or too many elements.", _REINDEX),
-    "index-blob": Entry("An entry of the index names a blob that the index doesn't have.", _REINDEX),
+    "index-dims": Entry("A shape in the index is invalid, or has too many dimensions or elements.", _REINDEX),
+    "index-blob": Entry("An entry of the index has values but no blob, or one that the index doesn't list.", _REINDEX),
     "index-range": Entry("An entry of the index has bytes beyond the end of its blob.", _REINDEX),
     "index-shape": Entry("The size of a tensor in the index doesn't follow from its shape and type.", _REINDEX),
     "index-codec": Entry(
-        "An entry of the index says that a blob is packed, or not, and the blob's own says otherwise.", _REINDEX
+        "An entry of the index says that its blob is packed, and the table of blobs says that it isn't, or the reverse.",
+        _REINDEX,
     ),
     "index-scale": Entry("A scale in the index is not a finite number.", _REINDEX),
     "index-key": Entry("A key in the index is not a key, or appears twice.", _REINDEX),
@@ -331,7 +332,10 @@ MODEL = {
     "missing": Entry("A tensor that the config requires is missing.", "Add it before the model is complete."),
     "unexpected": Entry("A tensor is not one of the model's, and gemma.cpp ignores it.", "Leave it out, or rename it."),
     "type": Entry("gemma.cpp takes the tensor in other types only.", "Encode it as one of those in the message."),
-    "weight": Entry("The config names a type of weights that no tensor has.", "Change config.weight, or the tensors."),
+    "weight": Entry(
+        "The config's type of weights is not the narrowest type of the tensors.",
+        "Change config.weight, or the tensors.",
+    ),
     "wrong-shape": Entry("A tensor has another shape than the model's config says.", "Transpose or reshape it."),
     "wrong-type": Entry("gemma.cpp takes the tensor in other types only.", "Encode it as one of those in the message."),
     "incomplete-model": Entry(

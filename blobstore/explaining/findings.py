@@ -11,8 +11,10 @@ from blobstore.explaining.entry import Entry
 RUNTIME = {
     "not-for-gemma": Entry("You asked whether gemma.cpp runs the file, and it has neither a config nor a toc."),
     "by-name": Entry("The file was made by name: it holds tensors, and no model for gemma.cpp."),
-    "layer-number": Entry("A key ends with a layer's number that gemma.cpp can't read."),
-    "type-letter": Entry("The first letter of a key names another type than the toc does."),
+    "layer-number": Entry(
+        "A key ends with a number that gemma.cpp reads as that of a layer, beyond those that a model can have."
+    ),
+    "type-letter": Entry("gemma.cpp reads the first letter of a key as a type, as in files from before 2025."),
     "unknown-tensor": Entry(
         "The key is not that of a tensor that the model has.", "Use one of the keys that the message names."
     ),
@@ -40,14 +42,14 @@ RUNTIME = {
     "newer-vector": Entry("A list in the config is longer than this gemma.cpp reads."),
     "newer-blobs": Entry("The file has more blobs than this gemma.cpp reads."),
     "nested-fields": Entry("A record inside the config has fields that this gemma.cpp doesn't know."),
-    "custom-model": Entry("The config is of a model that gemma.cpp has no name for."),
+    "custom-model": Entry("The config doesn't name a model of gemma.cpp's own."),
     "not-compared": Entry("The model is newer than those whose tensors this version of blobstore knows."),
-    "config-model": Entry("The config's model, or its wrapping, is not one that gemma.cpp has."),
+    "config-model": Entry("The config names no model, or no type of weights."),
     "config-sizes": Entry("Sizes in the config contradict each other, or gemma.cpp's limits."),
     "unlike-layers": Entry("The layers have different sizes."),
-    "columns": Entry("A matrix has more columns than gemma.cpp's buffers."),
-    "rows": Entry("A matrix has a number of rows that gemma.cpp's products don't take."),
-    "sequence": Entry("The model's longest text is longer than what this gemma.cpp computes."),
+    "columns": Entry("A size of the model is beyond the columns that gemma.cpp's matrix products have buffers for."),
+    "rows": Entry("The rows of a matrix are not a multiple of what gemma.cpp's matrix products take at once."),
+    "sequence": Entry("The config's max_seq_len is shorter than a prompt of one word."),
     "vision-config": Entry("The sizes of the vision part are not those that gemma.cpp was written for."),
     "image-prompts": Entry("The model takes images, and this gemma.cpp's program stops at them."),
     "too-many-layers": Entry(
@@ -58,7 +60,7 @@ RUNTIME = {
         "The number of rows of the embedding is not a multiple of what gemma.cpp's samplers take.",
         "Leave out --no-pad: blobstore convert then pads the embedding.",
     ),
-    "stop-token": Entry("The config's end-of-text token is not the one that the model writes."),
+    "stop-token": Entry("A stop token of the config is outside the vocabulary."),
     "no-toc": Entry("The file has no toc, gemma.cpp's table of tensors."),
     "toc-damaged": Entry("The toc can't be read."),
     "toc-numbers": Entry("The toc has numbers that don't follow from its shapes."),
@@ -77,8 +79,8 @@ RUNTIME = {
     "tensor-shape": Entry("A tensor has another shape than the config says."),
     "tensor-type": Entry("A tensor has a type that gemma.cpp doesn't take there."),
     "pair-types": Entry("Two tensors that gemma.cpp computes with together have different types."),
-    "weight-type": Entry("The config's type of weights is not one that gemma.cpp has."),
-    "mixed-f32": Entry("Some of the matrices are f32, and others aren't."),
+    "weight-type": Entry("The config's type of weights is not the narrowest type of the tensors."),
+    "mixed-f32": Entry("The config says that weights are f32, and some tensors have a narrower type."),
     "nuq-weights": Entry("The weights are nuq, which gemma.cpp reads only if it was built for it."),
     "i8-weights": Entry("The weights are i8."),
     "i8-stock": Entry(
@@ -99,7 +101,7 @@ RUNTIME = {
         "Install a newer blobstore, or convert the checkpoint again.",
     ),
     "tokenizer-bpe": Entry("The BPE tokenizer is damaged, or doesn't fit the config."),
-    "tokenizer-merges": Entry("Merges of the BPE tokenizer make tokens that it doesn't have."),
+    "tokenizer-merges": Entry("Merges of the BPE tokenizer make no token."),
     "unused-blob": Entry("A blob is neither a tensor nor anything else that gemma.cpp reads."),
 }
 NOTES = {
@@ -108,7 +110,9 @@ NOTES = {
     "file-left-out": Entry("A file of the checkpoint isn't needed, or is too large to be carried."),
     "wrapped-names": Entry("A tool that trained or compiled the model put a word in front of the names."),
     "padded-vocabulary": Entry("The embedding gets rows, as gemma.cpp takes only some numbers of them."),
-    "spare-rows": Entry("The embedding has more rows than the tokenizer has tokens."),
-    "kept-norms": Entry("The checkpoint's norms have another convention than gemma.cpp's."),
+    "spare-rows": Entry("The embedding has rows outside the vocabulary."),
+    "kept-norms": Entry(
+        "gemma.cpp stores norms minus 1, which some values don't survive: those norms are stored as they were, too."
+    ),
     "no-vision": Entry("The checkpoint's part for images isn't converted."),
 }

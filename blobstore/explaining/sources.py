@@ -117,9 +117,7 @@ CONVERSION = {
         "config.json is missing, or doesn't say what only it can say.",
         f"Download the checkpoint's own config.json. {_BY_NAME}",
     ),
-    "unsupported-model": Entry(
-        "gemma.cpp runs no model of this kind.", f"{_BY_NAME} The message says when another version runs it."
-    ),
+    "unsupported-model": Entry("gemma.cpp runs no model of this kind.", _BY_NAME),
     "unsupported-config": Entry(
         "config.json asks for something that gemma.cpp doesn't compute, so the results would be wrong.",
         f"Is it this checkpoint's own config.json? {_BY_NAME}",
@@ -155,7 +153,7 @@ CONVERSION = {
         "Convert again with this blobstore; blobstore diff compares any two files.",
     ),
     "cannot-export": Entry(
-        "A tensor is stored in a way that this version can't decode, or has no tensor of the checkpoint's.",
+        "A tensor is stored in a way that this version can't decode.",
         "Install a newer blobstore; blobstore get FILE NAME -o OUT gives its bytes.",
     ),
     "no-safetensors-type": Entry(
