@@ -99,7 +99,7 @@ INDEX = {
     "index-range": Entry("An entry of the index has bytes beyond the end of its blob.", _REINDEX),
     "index-shape": Entry("The size of a tensor in the index doesn't follow from its shape and type.", _REINDEX),
     "index-codec": Entry(
-        "An entry of the index says that its blob is packed, and the table of blobs says that it isn't, or the reverse.",
+        "An entry of the index says that its blob is packed, and the table of blobs the opposite.",
         _REINDEX,
     ),
     "index-scale": Entry("A scale in the index is not a finite number.", _REINDEX),
