@@ -16,7 +16,7 @@ FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not m
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench bench-large test-oldest test-slowly \
-	$(INSTALLED:%=test-%) test-pyright vectors clean
+	$(INSTALLED:%=test-%) test-pyright docs vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -26,7 +26,7 @@ test: lint unit
 test-fast: $(VENV)/.test
 	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
 
-test-extras: $(INSTALLED:%=test-%) test-pyright test-slowly stress test-oldest
+test-extras: $(INSTALLED:%=test-%) test-pyright docs test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -73,6 +73,12 @@ bench-large: $(VENV)/.distributed
 	$(BIN)/python -m benchmarks.remote --tmp build
 	$(BIN)/python -m benchmarks.distributed --tmp build
 
+# Warnings are errors; needs no network but for the installation.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/site/pages.py build/pages
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs/site -d build/doctrees build/pages build/docs
+	$(BIN)/python docs/site/check.py build/docs
+
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py
 
@@ -97,6 +103,10 @@ $(OLDEST)/.installed: pyproject.toml
 
 $(VENV)/.fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 $(VENV)/.mutants: $(VENV)/.test

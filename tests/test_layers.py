@@ -36,6 +36,7 @@ LAYERS = [
     "checking",
     "conversion",
     "compare",
+    "explaining",
     "distributed",
     "bench",
     "cli",

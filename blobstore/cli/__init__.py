@@ -35,6 +35,7 @@ COMMANDS = (
     "unpack",
     "bench",
     "demo",
+    "explain",
     "completion",
 )
 _ALONE = (["--version"], ["--include-dir"])  # words that no command belongs to

@@ -86,10 +86,11 @@ class ComparedValues:
         unequal: Of these, those that aren't equal. Two NaNs are equal, and so are 0.0 and -0.0.
         different: Of the unequal ones, those beyond the tolerance.
         not_finite: Of the different ones, those where a NaN or an infinity meets anything else.
-        max_abs: The largest |a - b|; text if it isn't finite.
-        max_rel: The largest |a - b| / max(|a|, |b|).
+        max_abs: The largest ``|a - b|``; text if it isn't finite.
+        max_rel: The largest ``|a - b| / max(|a|, |b|)``.
         cosine: Cosine similarity of the two as vectors; None if it can't be computed.
-        worst: The first of those that aren't finite, else the element with the largest |a - b|; None if all are equal.
+        worst: The first of those that aren't finite, else the element with the largest ``|a - b|``; None if all are
+            equal.
 
     Example:
         >>> blobstore.save_file({"x": np.zeros(3)}, "a.sbs")
@@ -140,7 +141,7 @@ class ComparedEntry:
 
 @dataclass(frozen=True)
 class ComparedTolerance:
-    """Differences that don't count: |a - b| ≤ absolute + relative · |a|.
+    """Differences that don't count: ``|a - b| ≤ absolute + relative · |a|``.
 
     Attributes:
         absolute: At least 0.
@@ -208,8 +209,8 @@ def diff(
     Args:
         a: An .sbs file, a .safetensors file, its index, a .gguf file, or a folder with one of these.
         b: The same.
-        tolerance: Compare values; |a - b| up to ``tolerance + rtol * |a|`` doesn't count, and neither does how values
-            are stored. Without both, what is stored is compared.
+        tolerance: Compare values; ``|a - b|`` up to ``tolerance + rtol * |a|`` doesn't count, and neither does how
+            values are stored. Without both, what is stored is compared.
         rtol: See ``tolerance``.
         by: Compare tensors of an .sbs file by its ``names`` or by the runtime's ``keys``; by default by names, or by
             keys if the two have only these in common.

@@ -181,7 +181,7 @@ ROWS = [
         dict.fromkeys(("url", "set-url"), "needs-path"),
     ),
 ]
-WITHOUT_A_FILE = {"demo", "completion"}
+WITHOUT_A_FILE = {"demo", "explain", "completion"}
 
 
 def command_of(row: Row) -> str:

@@ -22,10 +22,10 @@ JSON = {name: command for name, command in commands(parser()) if "--json" in com
 
 
 def words_for(name: str, command: argparse.ArgumentParser, file: str) -> list[str]:
-    """Return words that a command takes, with this file for all that it reads; OUT is a folder that isn't there."""
+    """Return words that a command takes: this file for what it reads, or as a code; OUT in a folder that isn't."""
     words = name.split()
     for action in command._actions:
-        if not action.option_strings and action.nargs not in ("?", "*"):
+        if not action.option_strings and (action.nargs not in ("?", "*") or name == "explain"):
             words.append(file)
         elif action.required or action.dest == "output":
             words += [action.option_strings[0], "nothing/here/out.sbs" if name != "demo" else file]

@@ -84,7 +84,7 @@ WRITING = {
 }
 # These change the file that they are given, or write to a folder of their own.
 IN_PLACE = {"index attach", "index detach", "index build", "demo"}
-READING = {"info", "ls", "check", "diff", "completion"}
+READING = {"info", "ls", "check", "diff", "explain", "completion"}
 
 
 def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
