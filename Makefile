@@ -16,7 +16,7 @@ FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not m
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench bench-large test-oldest test-slowly \
-	$(INSTALLED:%=test-%) test-pyright docs vectors clean
+	$(INSTALLED:%=test-%) test-pyright docs vectors dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -81,6 +81,9 @@ docs: $(VENV)/.docs
 
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py
+
+dist: $(VENV)/.dist
+	$(BIN)/python -m tests.release --out build/dist
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
@@ -164,6 +167,11 @@ $(VENV)/.distributed: $(VENV)/.test
 # Pinned: another version may find more. It runs in Node.js, which its extra brings along.
 $(VENV)/.pyright: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pyright[nodejs]==1.1.414'
+	touch $@
+
+# With what the tests need: those of the unpacked sdist are collected.
+$(VENV)/.dist: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.minilm
