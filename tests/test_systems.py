@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 import blobstore
 from blobstore.edit.reindex import attach_index, detach_index
 from blobstore.fileio import system
+from blobstore.fileio.atomic import AtomicFile, write_file
 from tests.checkpoints import linux_only, write_peer
 
 if TYPE_CHECKING:
@@ -162,6 +164,41 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write()
     assert has(path, VALUES)
     assert os.listdir(tmp_path) == ["model.sbs"]
+
+
+@pytest.mark.usefixtures("lacking")
+def test_an_interrupt_after_the_file_was_replaced_finds_it_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def interrupted(source: str, target: str) -> None:
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    write_file(tmp_path / "file", b"old")
+    file = AtomicFile(tmp_path / "file")
+    file.write(memoryview(b"new"))
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.commit()
+    assert file.committed
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("lacking")
+def test_stores_of_one_file_object_do_not_disturb_each_other(tmp_path: Path) -> None:
+    blobstore.save_file(VALUES, tmp_path / "model.sbs")
+    with open(tmp_path / "model.sbs", "rb", buffering=0) as file:
+        stores = [blobstore.open(file, access="read") for _ in range(3)]
+        jobs = [(store, name) for store in stores for name in VALUES] * 30
+
+        def matches(job: tuple[blobstore.Store, str]) -> bool:
+            return np.array_equal(job[0][job[1]], VALUES[job[1]])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(matches, jobs))
 
 
 def test_what_windows_can_not_replace_stays_and_the_error_names_it(

@@ -78,6 +78,7 @@ class AtomicFile(Completing):
         self._sync_error: OSError | None = None
         self._synced = 0  # position up to which the disk was asked to write
         self._fd = -1
+        self._identity: os.stat_result | None = None  # as long as it has no descriptor, but isn't moved
         with self._naming_target():
             abandoned(self._folder, remove=True)
             self._fd = self._create()
@@ -186,6 +187,8 @@ class AtomicFile(Completing):
     def move(self) -> None:
         """Give the prepared file its name. After an error it is still prepared, unless it is `committed`."""
         with self._naming_target():
+            if self._fd >= 0:
+                self._identity = os.fstat(self._fd)
             if system.OPEN_FILES_STAY:
                 self._close()
             try:
@@ -193,7 +196,7 @@ class AtomicFile(Completing):
                 self._committed = True
             finally:
                 # An interrupt may be raised after the call has succeeded.
-                self._committed = self._committed or (self._fd >= 0 and is_at(self._real, self._fd))
+                self._committed = self._committed or _is(self._real, self._identity)
                 self._named = not self._committed
             self._close()  # only now: its lock keeps the temporary file from being removed as abandoned
             _sync_folder(self._folder)
@@ -298,6 +301,12 @@ class AtomicFile(Completing):
         elif getattr(self, "_named", False):  # what `discard` needs may be gone, and no error could be reported
             with suppress(Exception):
                 os.unlink(self._temporary)
+
+
+def _is(path: str, identity: os.stat_result | None) -> bool:
+    """Whether a path names the file that was found to be this one."""
+    status = stat_of(path, follow_symlinks=False)
+    return status is not None and identity is not None and os.path.samestat(status, identity)
 
 
 def _real_place(path: str | PathLike[str]) -> str:

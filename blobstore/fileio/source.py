@@ -193,7 +193,9 @@ def _open_object(file: Any, access: Access, *, writable: bool, prefetch: Prefetc
 
     name = name_of(file)
     is_stream = not isinstance(file, mmap.mmap) and (hasattr(file, "read") or hasattr(file, "seek"))
-    if is_stream and (fd := streams.descriptor_of(file)) is not None:
+    # A second descriptor has the same position: without preadv its reads would disturb those of the object.
+    has_own_reads = access != "read" or system.preadv is not None
+    if is_stream and has_own_reads and (fd := streams.descriptor_of(file)) is not None:
         return _on_disk(fd, name, access, has_path=False, writable=writable, prefetch=prefetch)
     if _is_of_fsspec(file):
         return _elsewhere("", access, file=file, writable=writable)
