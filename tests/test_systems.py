@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -187,18 +186,22 @@ def test_an_interrupt_after_the_file_was_replaced_finds_it_replaced(
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.usefixtures("lacking")
-def test_stores_of_one_file_object_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_without_preadv_reads_of_a_file_object_are_those_of_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lseek = os.lseek
     blobstore.save_file(VALUES, tmp_path / "model.sbs")
     with open(tmp_path / "model.sbs", "rb", buffering=0) as file:
-        stores = [blobstore.open(file, access="read") for _ in range(3)]
-        jobs = [(store, name) for store in stores for name in VALUES] * 30
 
-        def matches(job: tuple[blobstore.Store, str]) -> bool:
-            return np.array_equal(job[0][job[1]], VALUES[job[1]])
+        def disturbed(fd: int, *place: int) -> int:
+            position = lseek(fd, *place)
+            file.seek(0)  # by another thread: a copy of its descriptor has the same position
+            return position
 
-        with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(matches, jobs))
+        monkeypatch.setattr(system, "preadv", None)
+        monkeypatch.setattr(os, "lseek", disturbed)
+        with blobstore.open(file, access="read") as store:
+            assert all(np.array_equal(store[name], VALUES[name]) for name in VALUES)
 
 
 def test_what_windows_can_not_replace_stays_and_the_error_names_it(
