@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from fcntl import F_GETFL, fcntl
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ WINDOWS = {
     "CAUTIOUS": 0,
     "fdatasync": os.fsync,
     "sync": None,
+    "SYNC_WRITES": True,
     "OPEN_FILES_STAY": True,
 }
 LACKS |= {"what macOS lacks": MACOS, "what Windows lacks": WINDOWS}
@@ -184,6 +186,26 @@ def test_an_interrupt_after_the_file_was_replaced_finds_it_replaced(
     assert file.committed
     assert (tmp_path / "file").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_what_is_synced_may_be_written_to_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    open_, synced = os.open, []
+
+    def opened(path: str, flags: int) -> int:
+        if flags & os.O_RDWR and mode == 0o400:  # which doesn't stop root, as whom tests may run
+            raise PermissionError(errno.EACCES, "read-only", path)
+        return open_(path, flags)
+
+    (tmp_path / "file").write_bytes(b"data")
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(fcntl(fd, F_GETFL) & os.O_ACCMODE))
+    system.sync_file(str(tmp_path / "file"))
+    monkeypatch.setattr(system, "SYNC_WRITES", True)
+    system.sync_file(str(tmp_path / "file"))
+    assert synced == ([os.O_RDONLY, os.O_RDWR] if mode == 0o600 else [os.O_RDONLY])
 
 
 def test_without_preadv_reads_of_a_file_object_are_those_of_the_object(

@@ -39,11 +39,7 @@ def prepare(path: str) -> None:
             system.sync()  # a folder may hold thousands of files
         return
     for file in files_of(path):
-        fd = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        system.sync_file(file)
 
 
 def remove(path: str) -> None:

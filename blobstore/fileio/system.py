@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Whether a file that is open can't be replaced, moved or removed, as on Windows: it is closed first there.
 OPEN_FILES_STAY: bool = os.name == "nt"
 
+# Whether only a descriptor that is open for writing can be synced, as on Windows.
+SYNC_WRITES: bool = os.name == "nt"
+
 # --------------------------------------------------------------------------------------------------- flags of os.open
 
 BINARY: int = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)  # bytes as they are; not for child processes
@@ -43,6 +46,20 @@ except ImportError:  # Windows has other locks, which keep others from reading a
 else:
     flock = fcntl.flock
     EXCLUSIVE, SHARED, AT_ONCE = fcntl.LOCK_EX, fcntl.LOCK_SH, fcntl.LOCK_NB
+
+
+def sync_file(path: str) -> None:
+    """Wait until a file's bytes are on the disk; on Windows only if this process may write to it."""
+    try:
+        fd = os.open(path, os.O_RDWR if SYNC_WRITES else os.O_RDONLY)
+    except PermissionError:
+        if not SYNC_WRITES:
+            raise
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def chown(fd: int, user: int, group: int) -> None:
@@ -75,7 +92,7 @@ ADVICE: dict[str, int | None] = {
     "sequential": getattr(mmap, "MADV_SEQUENTIAL", None),
     "random": getattr(mmap, "MADV_RANDOM", None),
 }
-# Python's map keeps a descriptor of its own; from 3.13 on it can be told not to, but not on Windows.
+# Python's map keeps a descriptor of its own; from 3.13 on it can be told not to, on Windows from 3.15 on.
 MAP_KEEPS_FILE: bool = sys.version_info < (3, 13) or os.name == "nt"
 
 
