@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
@@ -62,13 +63,11 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if system.OPEN_FILES_STAY:
-            os.close(fd)
-        with suppress(OSError):  # left behind, an empty file is harmless
-            os.unlink(lock_path)  # while it is locked: those that wait for it notice that it is gone
-        if not system.OPEN_FILES_STAY:
+        # It is removed while it is locked, so that those that wait for it notice; left behind, an empty file is harmless.
+        remove, close = partial(os.unlink, lock_path), partial(os.close, fd)
+        for step in (close, remove) if system.OPEN_FILES_STAY else (remove, close):
             with suppress(OSError):
-                os.close(fd)
+                step()
 
 
 def _take(lock_path: str) -> int:
