@@ -39,7 +39,7 @@ from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
-from blobstore.fileio import atomic, sink
+from blobstore.fileio import atomic, system
 from blobstore.fileio.atomic import write_file
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
@@ -366,7 +366,7 @@ CALLS = (
     "sendfile",
 )
 NAMING = ("open", "link", "replace", "unlink")  # their errors name the paths they were given
-TAKEN = ((atomic, "_fdatasync", "fdatasync"), (sink, "_copy_file_range", "copy_file_range"))
+TAKEN = ((atomic, "_fdatasync", "fdatasync"), (system, "copy_file_range", "copy_file_range"))
 
 
 def has_unnamed_files(folder: Path) -> bool:
@@ -386,8 +386,8 @@ def going(way: Way) -> Iterator[None]:
         raise PermissionError(errno.EPERM, "not in this sandbox")
 
     with ExitStack() as changed:
-        if way == "named" and hasattr(os, "O_TMPFILE"):
-            changed.enter_context(patch.object(os, "O_TMPFILE", 0))
+        if way == "named":
+            changed.enter_context(patch.object(system, "UNNAMED", 0))
         if way == "copied":
             changed.enter_context(patch.object(os, "link", forbidden))
         yield

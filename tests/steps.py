@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
-from blobstore.fileio import descriptors
+from blobstore.fileio import system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +50,9 @@ def steps(run: Callable[[], object]) -> Steps:
 
         return counted
 
-    preadv, before = descriptors._preadv, sys.getprofile()
+    preadv, before = system.preadv, sys.getprofile()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descriptors, "_preadv", preadv and read)
+        patch.setattr(system, "preadv", preadv and read)
         for name in elements:
             patch.setattr(np, name, counting(name))
         sys.setprofile(called)

@@ -26,8 +26,8 @@ from blobstore.converting.run import run_plan
 from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError
-from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
+from blobstore.fileio import system
 from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-needs_preadv = pytest.mark.skipif(descriptors._preadv is None, reason="bytes are counted where preadv reads them")
+needs_preadv = pytest.mark.skipif(system.preadv is None, reason="bytes are counted where preadv reads them")
 pytestmark = needs_preadv
 
 

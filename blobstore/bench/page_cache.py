@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.errors import UsageError
+from blobstore.fileio import system
 from blobstore.fileio.ranges import FileRange
 from blobstore.index.locate import external_path
 from blobstore.index.sets import stores_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Bytes
 
 DROP_CACHES = "/proc/sys/vm/drop_caches"
-CAN_DROP = hasattr(os, "posix_fadvise")
+CAN_DROP = system.posix_fadvise is not None
 
 
 def files_of(path: str) -> list[str]:
@@ -34,14 +35,11 @@ def files_of(path: str) -> list[str]:
 def prepare(path: str) -> None:
     """Sync a path's files to the disk: the system can't drop pages that are still to be written."""
     if os.path.isdir(path):
-        os.sync()  # a folder may hold thousands of files
+        if system.sync:
+            system.sync()  # a folder may hold thousands of files
         return
     for file in files_of(path):
-        fd = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        system.sync_file(file)
 
 
 def remove(path: str) -> None:
@@ -60,7 +58,8 @@ def drop(files: Sequence[str], *, everything: bool = False) -> None:
     for file in files:
         fd = os.open(file, os.O_RDONLY)
         try:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if system.posix_fadvise:
+                system.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
     if everything:
@@ -102,7 +101,7 @@ def resident(files: Sequence[str]) -> tuple[int, int] | None:
         return None
     cached = pages = 0
     for file in files:
-        if not os.access(file, os.W_OK) and os.stat(file).st_uid != os.geteuid():
+        if not system.user_may_write(file):
             return None
         pages_cached = _resident(file)
         cached, pages = cached + int(pages_cached.sum()), pages + len(pages_cached)

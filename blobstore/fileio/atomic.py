@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
+from blobstore.fileio import system
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.file_systems import stat_of
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-_fdatasync = getattr(os, "fdatasync", os.fsync)
+_fdatasync = system.fdatasync
 _SYNC_NBYTES = 128 << 20  # written between two syncs
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # Errors of systems that can't sync a folder, or open it to do so. Anything else (no space, I/O error) is a real error.
 _CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
 
@@ -86,6 +86,7 @@ class AtomicFile(Completing):
         self._sync_error: OSError | None = None
         self._synced = 0  # position up to which the disk was asked to write
         self._fd = -1
+        self._identity: os.stat_result | None = None  # as long as it has no descriptor, but isn't moved
         with self._naming_target():
             abandoned(self._folder, remove=True)
             self._fd = self._create()
@@ -181,6 +182,8 @@ class AtomicFile(Completing):
 
     def keep(self) -> str:
         """Leave the prepared file beside the target, complete, and return its path: for when it can't be moved."""
+        if system.OPEN_FILES_STAY:
+            self._close()
         kept = f"{self._real}.new"
         while os.path.lexists(kept):
             kept = f"{self._real}.{os.urandom(4).hex()}.new"
@@ -196,14 +199,16 @@ class AtomicFile(Completing):
     def move(self) -> None:
         """Give the prepared file its name. After an error it is still prepared, unless it is `committed`."""
         with self._naming_target():
-            if os.name == "nt":  # pragma: no cover (Windows can't move open files)
+            if self._fd >= 0:
+                self._identity = os.fstat(self._fd)
+            if system.OPEN_FILES_STAY:
                 self._close()
             try:
                 os.replace(self._temporary, self._real)
                 self._committed = True
             finally:
                 # An interrupt may be raised after the call has succeeded.
-                self._committed = self._committed or (self._fd >= 0 and is_at(self._real, self._fd))
+                self._committed = self._committed or _is(self._real, self._identity)
                 self._named = not self._committed
             self._close()  # only now: its lock keeps the temporary file from being removed as abandoned
             if self._durable:
@@ -228,13 +233,13 @@ class AtomicFile(Completing):
 
     def _take_over(self) -> None:
         """Give the file the owner and mode of the one that it replaces, before anyone can see it."""
-        if self._like is None or not hasattr(os, "fchmod"):
+        if self._like is None:
             return
         fd = self.fileno()
         for owner in ((-1, self._like.st_gid), (self._like.st_uid, -1)):
-            with suppress(OSError):  # only root may change the user, others only to a group of theirs
-                os.fchown(fd, *owner)
-        os.fchmod(fd, stat.S_IMODE(self._like.st_mode))  # last: changing the owner clears some bits
+            system.chown(fd, *owner)
+        if system.fchmod:
+            system.fchmod(fd, stat.S_IMODE(self._like.st_mode))  # last: changing the owner clears some bits
 
     def close(self) -> None:
         """Commit, as the end of a ``with`` block does."""
@@ -244,6 +249,8 @@ class AtomicFile(Completing):
         """Give the file up. Does nothing after `commit`."""
         if not hasattr(self, "_fd"):  # refused by __init__
             return
+        if system.OPEN_FILES_STAY:
+            self._close()
         if self._named:
             with suppress(OSError):
                 os.unlink(self._temporary)
@@ -251,11 +258,10 @@ class AtomicFile(Completing):
         self._close()
 
     def _create(self) -> int:
-        unnamed = getattr(os, "O_TMPFILE", 0)
-        if unnamed and os.path.isdir("/proc/self/fd"):
+        if system.UNNAMED and os.path.isdir(system.DESCRIPTORS):
             # Not every file system has unnamed files.
             with suppress(OSError):
-                return os.open(self._folder, unnamed | os.O_RDWR | _BINARY, self._mode())
+                return os.open(self._folder, system.UNNAMED | os.O_RDWR | system.BINARY, self._mode())
         return self._create_named()
 
     def _name(self) -> None:
@@ -264,7 +270,7 @@ class AtomicFile(Completing):
         lock(self._fd)
         try:
             # src_dir_fd isn't needed for an absolute path, but makes Python call linkat, which follows the link.
-            os.link(f"/proc/self/fd/{self._fd}", self._temporary, src_dir_fd=self._fd, follow_symlinks=True)
+            os.link(f"{system.DESCRIPTORS}/{self._fd}", self._temporary, src_dir_fd=self._fd, follow_symlinks=True)
             self._named = True
         except OSError:
             # Some sandboxes forbid linking. The file is complete: copy it, inside the kernel.
@@ -282,7 +288,7 @@ class AtomicFile(Completing):
     def _create_named(self) -> int:
         while True:
             self._temporary = self._new_name()
-            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, self._mode())
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | system.BINARY, self._mode())
             self._named = True
             lock(fd)
             if is_at(self._temporary, fd):
@@ -308,6 +314,12 @@ class AtomicFile(Completing):
         elif getattr(self, "_named", False):  # what `discard` needs may be gone, and no error could be reported
             with suppress(Exception):
                 os.unlink(self._temporary)
+
+
+def _is(path: str, identity: os.stat_result | None) -> bool:
+    """Whether a path names the file that was found to be this one."""
+    status = stat_of(path, follow_symlinks=False)
+    return status is not None and identity is not None and os.path.samestat(status, identity)
 
 
 def _real_place(path: str | PathLike[str]) -> str:

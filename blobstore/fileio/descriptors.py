@@ -10,17 +10,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blobstore.errors import TruncatedError, UsageError, in_file
+from blobstore.fileio import system
 from blobstore.fileio.locking import share
 from blobstore.fileio.temporary import is_temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from os import PathLike
 
-# Windows has no preadv: there a lock guards seek and read.
-_preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
-
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDONLY | system.BINARY
 
 
 def open_regular(path: str | PathLike[str]) -> int:
@@ -68,7 +65,7 @@ def reopen(path: str, identity: os.stat_result) -> int:
     paths = [path]
     # A file that was replaced or removed can be reached through another descriptor of it, such as a map's.
     with suppress(OSError):
-        paths += [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        paths += [f"{system.DESCRIPTORS}/{number}" for number in os.listdir(system.DESCRIPTORS)]
     for candidate in paths:
         with suppress(OSError):
             if not os.path.samestat(os.stat(candidate), identity):
@@ -88,9 +85,9 @@ def read_into(fd: int, buffer: memoryview, offset: int, lock: threading.Lock | N
     """
     done = 0
     while done < len(buffer):
-        if _preadv:
-            nbytes = _preadv(fd, [buffer[done:]], offset + done)
-        else:  # pragma: no cover (Windows)
+        if system.preadv:
+            nbytes = system.preadv(fd, [buffer[done:]], offset + done)
+        else:
             with lock or threading.Lock():
                 os.lseek(fd, offset + done, os.SEEK_SET)
                 chunk = os.read(fd, len(buffer) - done)

@@ -6,19 +6,18 @@ import errno
 import os
 import stat
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
+from blobstore.fileio import system
 from blobstore.fileio.file_systems import stat_of
-
-if os.name != "nt":  # Windows has other locks; open files can't be replaced or removed there anyway
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAGS = system.BINARY | system.CAUTIOUS
 
 
 def lock(fd: int, *, wait: bool = True) -> bool:
@@ -26,10 +25,10 @@ def lock(fd: int, *, wait: bool = True) -> bool:
 
     False where somebody else holds the lock and ``wait`` is False, and where the system or file system has no locks.
     """
-    if os.name == "nt":  # pragma: no cover
+    if system.flock is None:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.flock(fd, system.EXCLUSIVE if wait else system.EXCLUSIVE | system.AT_ONCE)
     except OSError:
         return False
     return True
@@ -64,10 +63,11 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # left behind, an empty file is harmless
-            os.unlink(lock_path)  # while it is locked: those that wait for it notice that it is gone
-        with suppress(OSError):
-            os.close(fd)
+        # It is removed while it is locked, so that those that wait for it notice; left behind, an empty file is harmless.
+        remove, close = partial(os.unlink, lock_path), partial(os.close, fd)
+        for step in (close, remove) if system.OPEN_FILES_STAY else (remove, close):
+            with suppress(OSError):
+                step()
 
 
 def _take(lock_path: str) -> int:
@@ -75,8 +75,9 @@ def _take(lock_path: str) -> int:
         try:
             fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
             # One that a crash leaves must not keep other users from writing, whatever the umask.
-            with suppress(OSError, AttributeError):
-                os.fchmod(fd, 0o666)
+            with suppress(OSError):
+                if system.fchmod:
+                    system.fchmod(fd, 0o666)
         except PermissionError:  # it is another user's
             fd = os.open(lock_path, os.O_RDONLY | _FLAGS)
         try:
@@ -101,6 +102,6 @@ def is_at(path: str, fd: int) -> bool:
 
 def share(fd: int) -> None:
     """Keep others from locking a file (`lock`) while it is open, unless it is locked already or there are no locks."""
-    if os.name != "nt":
+    if system.flock:
         with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.flock(fd, system.SHARED | system.AT_ONCE)

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blobstore.errors import UsageError, in_file
+from blobstore.fileio import system
 from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.streams import StreamSource
@@ -19,7 +20,6 @@ _GATHER_NBYTES = 1 << 20  # small writes are gathered up to this size
 _SMALL_NBYTES = 64 << 10
 _ZEROS = bytes(_SMALL_NBYTES)
 
-_copy_file_range: Callable[[int, int, int, int, int], int] | None = getattr(os, "copy_file_range", None)
 # Errors of a system that can't copy between two files. Anything else (no space, I/O error) is a real error.
 _CANT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.ETXTBSY}
 
@@ -66,11 +66,11 @@ class Sink:
         Raises:
             TruncatedError: ``short-read`` when the source ends too early.
         """
-        if source.nbytes < _SMALL_NBYTES or self._fd is None or _copy_file_range is None:
+        if source.nbytes < _SMALL_NBYTES or self._fd is None or system.copy_file_range is None:
             done = 0
         else:
             self.flush()
-            done = self._copy_in_kernel(source, self._fd, _copy_file_range)
+            done = self._copy_in_kernel(source, self._fd, system.copy_file_range)
         self.position += done
         for piece in source.part(done, source.nbytes).chunks():
             self.write(piece)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 from blobstore.errors import TruncatedError, UsageError, without_secrets
+from blobstore.fileio import system
 from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
 from blobstore.fileio.paths import path_text
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import ByteSource, Readable, SourceAccess
 
-
-# Without this flag the system reserves memory for a private map, and refuses one that is larger than the machine's
-# memory. Some Pythons don't name the flag: its value is Linux's.
-_NORESERVE: int = getattr(
-    mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0
-)
-
-
-# From Linux 5.14 on; Python doesn't name it yet. On other systems the number may mean another hint.
-_POPULATE_READ: int | None = getattr(mmap, "MADV_POPULATE_READ", 22 if sys.platform == "linux" else None)
 _POPULATED_NBYTES = 64 << 20  # in one call: Python's other threads, and Ctrl-C, wait until it returns
-
-# Python's map keeps a descriptor of its own; from 3.13 on it can be told not to.
-_MAP_KEEPS_FILE = sys.version_info < (3, 13)
 
 
 class MappedFile(ReopenedFile):
@@ -66,7 +54,7 @@ class MappedFile(ReopenedFile):
             ) from None
         self.whole = memoryview(mapped)
         _advise(mapped, prefetch)
-        if _MAP_KEEPS_FILE:
+        if system.MAP_KEEPS_FILE:
             self.rest()
         else:
             self._keep = True
@@ -84,17 +72,15 @@ class MappedFile(ReopenedFile):
 
 
 def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
-    options: Any = {} if _MAP_KEEPS_FILE else {"trackfd": False}
-    if writable and _NORESERVE:
-        flags = mmap.MAP_PRIVATE | _NORESERVE
-        return mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE, **options)
-    return mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ, **options)
+    options: Any = {} if system.MAP_KEEPS_FILE else {"trackfd": False}
+    if writable:
+        return system.private_map(fd, size, **options)
+    return mmap.mmap(fd, size, access=mmap.ACCESS_READ, **options)
 
 
 def _advise(mapped: mmap.mmap, prefetch: Prefetch) -> None:
     """Tell the system how a map will be read. A hint: systems without it do nothing."""
-    names = {"none": "", "all": "MADV_WILLNEED", "sequential": "MADV_SEQUENTIAL", "random": "MADV_RANDOM"}
-    advice: int | None = getattr(mmap, names[prefetch], None) if names[prefetch] else None
+    advice = system.ADVICE.get(prefetch)
     if advice is None:
         return
     with suppress(OSError):
@@ -105,12 +91,12 @@ def _advise(mapped: mmap.mmap, prefetch: Prefetch) -> None:
 
 def _populate(mapped: mmap.mmap) -> bool:
     """Read all of a file and map its pages; return False where the system can't do that on request."""
-    if _POPULATE_READ is None:
+    if system.POPULATE_READ is None:
         return False
     size = len(mapped)
     try:
         for start in range(0, size, _POPULATED_NBYTES):
-            mapped.madvise(_POPULATE_READ, start, min(_POPULATED_NBYTES, size - start))
+            mapped.madvise(system.POPULATE_READ, start, min(_POPULATED_NBYTES, size - start))
     except OSError:
         return False
     return True
@@ -207,7 +193,9 @@ def _open_object(file: Any, access: Access, *, writable: bool, prefetch: Prefetc
 
     name = name_of(file)
     is_stream = not isinstance(file, mmap.mmap) and (hasattr(file, "read") or hasattr(file, "seek"))
-    if is_stream and (fd := streams.descriptor_of(file)) is not None:
+    # A second descriptor has the same position: without preadv its reads would disturb those of the object.
+    has_own_reads = access != "read" or system.preadv is not None
+    if is_stream and has_own_reads and (fd := streams.descriptor_of(file)) is not None:
         return _on_disk(fd, name, access, has_path=False, writable=writable, prefetch=prefetch)
     if _is_of_fsspec(file):
         return _elsewhere("", access, file=file, writable=writable)

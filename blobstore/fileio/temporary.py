@@ -7,16 +7,11 @@ import re
 import stat
 from contextlib import suppress
 
+from blobstore.fileio import system
 from blobstore.fileio.locking import is_at, lock
 
 _NAME = re.compile(r"\.blobstore-[0-9a-f]{16}\.tmp")
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-)
+_FLAGS = os.O_RDONLY | system.BINARY | system.CAUTIOUS
 _KEPT = 1  # seconds since 1970: marks a complete file that could not be moved to its target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.errors import UsageError
+from blobstore.fileio import system
 
 if TYPE_CHECKING:
     import threading
@@ -25,7 +25,7 @@ _most: ContextVar[int | None] = ContextVar("most", default=None)
 
 def cores() -> int:
     """Return how many cores this process may use, or this thread, inside `at_most`."""
-    return _most.get() or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return _most.get() or system.cores()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from blobstore.container.keys import INDEX_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, without_secrets
+from blobstore.fileio import system
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.places import exists
@@ -215,6 +216,8 @@ def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator
     """Wait for our turn to replace a file. It must be the one that was read."""
     with turn_at(path):
         _refuse_replaced(path, replaced)
+        if replaced is not None and system.OPEN_FILES_STAY:
+            replaced.close()  # all that is needed of it was read
         yield
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from blobstore import BlobReader, BlobWriter, FileRange
 from blobstore.container import layout
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
-from blobstore.fileio import atomic, hashing, sink
+from blobstore.fileio import atomic, hashing, system
 from tests import strategies
 from tests.checkpoints import linux_only
 from tests.memory import run_program
@@ -319,7 +319,7 @@ def test_ranges_of_files_are_their_bytes(
     kernel: str,
     digests: bool,
 ) -> None:
-    monkeypatch.setattr(sink, "_copy_file_range", KERNELS[kernel])
+    monkeypatch.setattr(system, "copy_file_range", KERNELS[kernel])
     ranges = [(0, 1), (5, 300), (1, 65536), (7, 2 << 20), (1000, (1 << 20) + 1)]
     blobs = [(f"{start}", LARGE[start : start + nbytes]) for start, nbytes in ranges]
     blobs.append(("mixed", LARGE[3:100_003] + b"between" + LARGE[:5]))
@@ -673,13 +673,13 @@ def test_no_thread_is_left_behind(path: Path) -> None:
 WRITE_200_MB = """
 import os, sys
 from blobstore import BlobWriter, FileRange
-from blobstore.fileio import sink
+from blobstore.fileio import system
 
 path, version, how = sys.argv[1:]
 os.fsync = lambda fd: None  # the disk's speed is not measured
 piece = bytes(1 << 20)
 if how == "read":
-    sink._copy_file_range = None
+    system.copy_file_range = None
 with open(path + ".source", "wb") as source:
     source.truncate(200 << 20)
 with open(path + ".source", "rb") as source, BlobWriter(path, version=int(version), digests=True) as writer:

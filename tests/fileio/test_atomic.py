@@ -13,7 +13,7 @@ import pytest
 
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import UsageError
-from blobstore.fileio import atomic
+from blobstore.fileio import atomic, system
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.descriptors import write_all
 from tests.conftest import open_descriptors
@@ -30,7 +30,7 @@ KINDS = ("unnamed", "no-such-flag", "file-system-refuses", "no-proc")
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     real_open, real_isdir = os.open, os.path.isdir
-    unnamed = getattr(os, "O_TMPFILE", 0)
+    unnamed = system.UNNAMED
 
     def refusing_open(path: str, flags: int, *rest: int) -> int:
         if flags & unnamed == unnamed:
@@ -38,7 +38,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         return real_open(path, flags, *rest)
 
     if request.param == "no-such-flag":
-        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+        monkeypatch.setattr(system, "UNNAMED", 0)
     elif request.param == "file-system-refuses" and unnamed:
         monkeypatch.setattr(os, "open", refusing_open)
     elif request.param == "no-proc":
@@ -317,7 +317,7 @@ def test_an_error_of_a_rename_names_the_target_only(target: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="files there have no such names")
 def test_a_temporary_name_that_is_taken_is_left_alone(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f".blobstore-{'0' * 16}.tmp"
-    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.setattr(system, "UNNAMED", 0)
     monkeypatch.setattr(atomic, "temporary_name", lambda: name)
     (target.parent / name).mkdir()
     with pytest.raises(FileExistsError):
@@ -469,10 +469,11 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> N
 FULL = """
 import errno, os, resource, signal, sys
 from blobstore import BlobWriter, FileRange
+from blobstore.fileio import system
 
 path, kind, version, source, nbytes = sys.argv[1:]
-if kind == "named" and hasattr(os, "O_TMPFILE"):
-    del os.O_TMPFILE
+if kind == "named":
+    system.UNNAMED = 0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 data = FileRange(os.open(source, os.O_RDONLY), 0, int(nbytes)) if source else bytes(int(nbytes))

@@ -35,6 +35,20 @@ def test_a_turn_begins_when_the_one_before_it_has_ended(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_turn_ends_when_its_lock_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, held = os.unlink, []
+
+    def noted(path: str) -> None:
+        with open(path, "rb") as other:
+            held.append(not lock(other.fileno(), wait=False))
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", noted)
+    with turn_at(tmp_path / "file"):
+        pass
+    assert held == [True]
+
+
 def test_the_lock_that_a_crash_leaves_is_open_to_all_users(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:

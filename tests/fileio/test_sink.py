@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.fileio import sink as sink_module
+from blobstore.fileio import system
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
 from blobstore.fileio.sink import Sink, move
 from tests.strategies import payload
@@ -303,7 +303,7 @@ KERNELS: dict[str, Callable[[], Copy | None]] = {
 def test_a_range_is_copied_whatever_the_kernel_can(
     source: int, target: int, nbytes: int, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "_copy_file_range", KERNELS[kernel]())
+    monkeypatch.setattr(system, "copy_file_range", KERNELS[kernel]())
     os.lseek(target, 1000, os.SEEK_SET)
     sink = Sink(target)
     sink.write(memoryview(b"before"))
@@ -322,7 +322,7 @@ def test_a_large_range_goes_through_the_kernel(source: int, target: int, monkeyp
         copied += (got := os.copy_file_range(*args))
         return got
 
-    monkeypatch.setattr(sink_module, "_copy_file_range", counted)
+    monkeypatch.setattr(system, "copy_file_range", counted)
     Sink(target).copy(FileRange(source, 0, 1 << 20))
     assert copied == 1 << 20
 
@@ -331,7 +331,7 @@ def test_a_large_range_goes_through_the_kernel(source: int, target: int, monkeyp
 def test_a_real_error_of_the_kernel_is_not_hidden(
     source: int, target: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "_copy_file_range", fail(code))
+    monkeypatch.setattr(system, "copy_file_range", fail(code))
     with pytest.raises(OSError, match=os.strerror(code)):
         Sink(target).copy(FileRange(source, 0, 1 << 20))
 

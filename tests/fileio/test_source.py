@@ -10,8 +10,7 @@ import pytest
 
 from blobstore.bench import page_cache
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.fileio import descriptors
-from blobstore.fileio import source as source_module
+from blobstore.fileio import system
 from blobstore.fileio.file_systems import file_system, is_remote, mounted_type
 from blobstore.fileio.plain_files import PlainFile
 from blobstore.fileio.source import MappedFile, open_source
@@ -75,9 +74,9 @@ NO_ADVICE = 9999  # no system knows it
 def test_a_system_without_a_hint_opens_all_the_same(
     file: Path, monkeypatch: pytest.MonkeyPatch, populate: int | None, others: int | None, prefetch: Prefetch
 ) -> None:
-    monkeypatch.setattr(source_module, "_POPULATE_READ", populate)
-    for name in ("MADV_WILLNEED", "MADV_RANDOM", "MADV_SEQUENTIAL"):
-        monkeypatch.setattr(mmap, name, others, raising=False)
+    monkeypatch.setattr(system, "POPULATE_READ", populate)
+    for name in system.ADVICE:
+        monkeypatch.setitem(system.ADVICE, name, others)
     source = open_source(file, prefetch=prefetch)
     assert source.view(0, len(DATA)) == DATA
     source.close()
@@ -126,9 +125,7 @@ def overcommits() -> bool:
         return False
 
 
-@pytest.mark.skipif(
-    not source_module._NORESERVE or not overcommits(), reason="this system reserves memory for a private map"
-)
+@pytest.mark.skipif(not system.NORESERVE or not overcommits(), reason="this system reserves memory for a private map")
 def test_a_writable_map_may_be_larger_than_memory(tmp_path: Path) -> None:
     path, size = tmp_path / "sparse", 1 << 40
     path.touch()
@@ -253,7 +250,7 @@ def test_reads_that_come_in_pieces_are_put_together(file: Path, monkeypatch: pyt
     def seven(fd: int, targets: list[memoryview], offset: int) -> int:
         return os.preadv(fd, [targets[0][:7]], offset)
 
-    monkeypatch.setattr(descriptors, "_preadv", seven)
+    monkeypatch.setattr(system, "preadv", seven)
     source = open_source(file, "read")
     assert source.view(13, 1000) == DATA[13:1013]
     source.close()

@@ -26,7 +26,7 @@ from blobstore.converting.run import run_plan
 from blobstore.edit.reindex import attach_index, build_index, detach_index
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, UsageError
-from blobstore.fileio import atomic, locking
+from blobstore.fileio import atomic, locking, system
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
@@ -303,8 +303,9 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
     """Start a process that is writing a file under a temporary name."""
     code = f"""
         import os, time
-        os.O_TMPFILE = 0
+        from blobstore.fileio import system
         from blobstore.fileio.atomic import AtomicFile
+        system.UNNAMED = 0
         file = AtomicFile({str(path)!r})
         os.write(file.fileno(), b"x" * 1000)
         print("ready", flush=True)
@@ -350,7 +351,7 @@ def test_the_leftover_of_a_killed_writer_is_reported_and_removed_but_not_the_fil
 def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "O_TMPFILE", 0, raising=False)
+    monkeypatch.setattr(system, "UNNAMED", 0)
     real, seen = locking.lock, list[str]()
 
     def lock(fd: int, *, wait: bool = True) -> bool:
@@ -609,7 +610,7 @@ def test_a_mode_is_kept_where_files_can_not_be_linked(tmp_path: Path, monkeypatc
 
 
 def test_writers_with_named_files_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "O_TMPFILE", 0, raising=False)
+    monkeypatch.setattr(system, "UNNAMED", 0)
     failed: list[BaseException] = []
 
     def work(number: int) -> None:
