@@ -60,8 +60,8 @@ MUTATIONS = 800
 SECONDS = 60
 OWN = ("~index", "toc", "Fscales")  # blobs that say what others are
 
-# Looks every name, key and blob of a file up, and prints how often memory was allocated meanwhile, and how many bytes
-# altogether.
+# Looks every name, key, blob and digest of a file up, and prints how often memory was allocated meanwhile, how many
+# bytes altogether, and how many digests there are and tensors below others.
 ALLOCATIONS = r"""
 #include <cstdio>
 #include <cstdlib>
@@ -84,7 +84,13 @@ int main(int, char** arguments) {
     found += store->find(tensor.name) && blobstore::key_for(tensor.name) && !store->find("no such name");
     found += tensor.key.empty() || store->find_blob(tensor.key);
   }
-  std::printf("%s %d %d %llu\n", store ? "open" : fault.reason, found, allocations - opened, allocated);
+  unsigned more = 0;
+  if (store) {
+    for (const blobstore::Tensor& one : store->prefix("")) {
+      more += store->prefix(one.name).size() + store->digest(one.key).has_value();
+    }
+  }
+  std::printf("%s %d %d %llu %u\n", store ? "open" : fault.reason, found, allocations - opened, allocated, more);
 }
 """
 
@@ -271,7 +277,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "example": [compiler, *SANITIZERS, str(folder / "example.cpp")],
         "allocations": [compiler, str(folder / "allocations.cpp")],
         "no-mmap": [compiler, "-fno-exceptions", str(folder / "no-mmap.cpp")],
-        "helpers": [compiler, *SANITIZERS, str(folder / "helpers.cpp")],
+        "helpers": [compiler, *SANITIZERS, "-O0", str(folder / "helpers.cpp")],
         "write": [compiler, str(CPP / "write.cpp")],
     }
     if other:
@@ -1717,7 +1723,7 @@ def test_a_tensor_with_a_blob_of_its_own_is_aligned(
 def test_the_example_writes_what_the_package_writes(programs: dict[str, Path], tmp_path: Path) -> None:
     rng = random.Random(1)
     blobs = {name: rng.randbytes(size) for name, size in (("model.embed_tokens.weight", 255), ("é", 1), ("a", 256))}
-    for count in (3, 70, 256 * 8):  # the directory's zeros, and the file's
+    for count in (3, 70, 300):  # the directory's zeros, and the file's
         blobs |= {f"layer.{i}": rng.randbytes(rng.choice([1, 300])) for i in range(len(blobs), count)}
         words = []
         for i, (name, data) in enumerate(blobs.items()):
@@ -1783,7 +1789,7 @@ def test_cmake_finds_the_header_that_is_installed(installed: Path, tmp_path: Pat
     assert configured(folder, installed, "0.1 REQUIRED") == (0, "")
     subprocess.run([CMAKE, "--build", folder / "build"], check=True, capture_output=True, timeout=SECONDS)
     assert subprocess.run([folder / "build" / "example"], check=False, timeout=SECONDS).returncode == 0
-    for version in ("0.0.9", "0.2", "1", "0.1.1"):  # in the same folder: it is asked once for its compiler
+    for version in ("0.0.9", "0.2", "0.1.1"):  # in the same folder: it is asked once for its compiler
         status, said = configured(folder, installed, f"{version} REQUIRED")
         assert status != 0
         assert f"version: {blobstore.__version__}" in said

@@ -514,7 +514,7 @@ struct Blob {
 struct Tensor {
   std::string_view name;
   std::string_view key;  // of its blob; empty for a tensor without elements, which has no blob
-  uint16_t type = kUnknown;  // a Type, or a number that this header doesn't know: see element_type()
+  uint16_t type = 0;     // a Type, or a number that this header doesn't know: see element_type()
   uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec: packed; don't decode any other
   uint32_t ndim = 0;
   std::array<uint64_t, kMaxDims> dims{};  // the first ndim are used; C order
