@@ -60,8 +60,8 @@ MUTATIONS = 800
 SECONDS = 60
 OWN = ("~index", "toc", "Fscales")  # blobs that say what others are
 
-# Looks every name, key, blob and digest of a file up; prints how often memory was allocated meanwhile, how many bytes
-# altogether, and how many digests there are and tensors below others.
+# Looks every name, key, blob and digest of a file up, and prints how often memory was allocated meanwhile, how many
+# bytes altogether, and how many digests there are and tensors below others.
 ALLOCATIONS = r"""
 #include <cstdio>
 #include <cstdlib>
