@@ -36,6 +36,7 @@ LAYERS = [
     "checking",
     "conversion",
     "compare",
+    "reporting",
     "distributed",
     "bench",
     "cli",

@@ -27,6 +27,7 @@ COMMANDS = (
     "check",
     "verify",
     "diff",
+    "report",
     "export",
     "index",
     "rewrite",
