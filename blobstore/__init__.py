@@ -69,12 +69,14 @@ if TYPE_CHECKING:
     from blobstore.index.names import key_for
     from blobstore.packing.pack import PackedBlob, Packing, pack
     from blobstore.packing.unpack import Unpacking, unpack
+    from blobstore.reporting.report import Report, report
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
     from blobstore.store.carried import CarriedFiles
     from blobstore.store.files import load, load_file, save, save_file
     from blobstore.store.info import PackedRange, TensorInfo
     from blobstore.store.model_writer import ModelWriter
+    from blobstore.store.page import ReportPage
     from blobstore.store.reader import PrefixView, Store
     from blobstore.store.safe_open import SafeOpen, safe_open
     from blobstore.store.slices import TensorSlice
@@ -135,6 +137,8 @@ __all__ = [
     "Recovery",
     "RemoteError",
     "Repair",
+    "Report",
+    "ReportPage",
     "Rewriting",
     "RuntimeChoice",
     "SafeOpen",
@@ -167,6 +171,7 @@ __all__ = [
     "preview_export",
     "recover",
     "repair",
+    "report",
     "rewrite",
     "safe_open",
     "save",
@@ -227,6 +232,8 @@ _HOMES = {
     "PrefixView": "store.reader",
     "Recovery": "edit.recover",
     "Repair": "checking.repair",
+    "Report": "reporting.report",
+    "ReportPage": "store.page",
     "Rewriting": "edit.rewrite",
     "RuntimeChoice": "gemma.versions",
     "SafeOpen": "store.safe_open",
@@ -257,6 +264,7 @@ _HOMES = {
     "preview_export": "exporting.export",
     "recover": "edit.recover",
     "repair": "checking.repair",
+    "report": "reporting.report",
     "rewrite": "edit.rewrite",
     "safe_open": "store.safe_open",
     "save": "store.files",

@@ -92,6 +92,8 @@ PAIRS: dict[str, Callable[[], Result]] = {
     "check ck --weights bf16 --strict": lambda: blobstore.check("ck", weights="bf16", strict=True),
     "verify model.sbs --values": lambda: blobstore.verify("model.sbs", values=True),
     "verify model.sbs --against ck": lambda: blobstore.verify("model.sbs", against="ck"),
+    "report model.sbs -o OUT": lambda: blobstore.report("model.sbs", output="OUT"),
+    "report model.sbs ck -o OUT --sample": lambda: blobstore.report("model.sbs", "ck", output="OUT", sample=True),
     "repair model.sbs --dry-run": lambda: blobstore.repair("model.sbs", dry_run=True),
     "repair model.sbs -o OUT": lambda: blobstore.repair("model.sbs", "OUT"),
 }
@@ -183,6 +185,7 @@ WITH_PATHS: list[Callable[..., Result]] = [
     lambda path: blobstore.verify(path("model.sbs"), against=path("ck"), receipt=path("new")),
     lambda path: blobstore.repair(path("model.sbs"), path("new")),
     lambda path: blobstore.diff(path("model.sbs"), path("ck")),
+    lambda path: blobstore.report(path("named.sbs"), path("ck"), output=path("new")),
     lambda path: blobstore.rewrite(path("named.sbs"), path("new")),
     lambda path: blobstore.recover(path("named.sbs"), path("new")),
     lambda path: blobstore.build_index(path("model.sbs"), force=True),

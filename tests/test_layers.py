@@ -37,6 +37,7 @@ LAYERS = [
     "conversion",
     "compare",
     "explaining",
+    "reporting",
     "distributed",
     "bench",
     "cli",

@@ -26,6 +26,7 @@ COMMANDS = (
     "check",
     "verify",
     "diff",
+    "report",
     "export",
     "index",
     "rewrite",

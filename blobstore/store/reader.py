@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
@@ -16,6 +18,7 @@ from blobstore.index.records import directory_digest
 from blobstore.index.sets import open_reader
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.carried import CarriedFiles
+from blobstore.store.page import ReportPage
 from blobstore.store.plain import Listed
 from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements, stored
@@ -424,6 +427,29 @@ class Store(MappingByIdentity["Array"], Closing):
             ['bias', 'weight']
         """
         return PrefixView(self, prefix)
+
+    def report(self, *, sample: bool = False) -> ReportPage:
+        """Return a page that shows the file, which a notebook shows inline; `blobstore.report` writes it to a file.
+
+        The file is read by its path once more: for its digests, and for its values.
+
+        Args:
+            sample: Read only 65,536 values of each larger tensor, which the page says.
+
+        Raises:
+            UsageError: ``needs-path``: the store was opened from bytes or a stream.
+            BlobStoreError, OSError: As `blobstore.report`.
+
+        Example:
+            >>> blobstore.open("model.sbs").report(sample=True).html.startswith("<!DOCTYPE html>")
+            True
+        """
+        if not self.reader.has_path:
+            raise UsageError("needs-path", "a report is of a file, and this store was opened from bytes or a stream")
+        page = io.BytesIO()
+        reporting = import_module("blobstore.reporting.report")  # is above this layer
+        reporting.report(self.path, output=page, sample=sample, base=self.base_path)
+        return ReportPage(page.getvalue().decode())
 
     def close(self) -> None:
         """Let go of the file; arrays stay valid until the last of them is gone. The ``with`` block calls this.

@@ -145,6 +145,8 @@ ROWS = [
     Row("diff {model} {tuned} --all --json", told("differ", "counts", "entries", "nbytes")),
     Row("diff {packed} {model} --by keys --json", told("differ", "counts", "entries", "nbytes")),
     Row("diff {difference} {tuned} --base {model} --json", told("differ", "counts", "entries", "nbytes")),
+    Row("report {model} {tuned} -o {out}/report.html --json", codes),
+    Row("report {difference} --base {model} -o {out}/report.html --sample --json", codes),
     Row("export {model} -o {out}/made.safetensors", written),
     Row("export {model} -o {out}/ --max-shard-size 100kB --dtype bf16", written),
     Row("export {difference} --base {model} -o {out}/made.safetensors", written),

@@ -77,6 +77,10 @@ WRITING = {
         "recover plain.sbs --index other.idx -o OUT", ("plain.sbs", "plain.sbs.idx", "other.idx"), streams=True
     ),
     "repair": Writing("repair made.sbs -o OUT", ("made.sbs",), streams=True),
+    "report": Writing(
+        "report near.sbs plain.sbs --base base.sbs -o OUT", (*DIFFERENCE, "plain.sbs", "plain.sbs.idx"), streams=True
+    ),
+    "report beside a checkpoint": Writing("report made.sbs ck -o OUT", ("made.sbs", *IN_CHECKPOINT), streams=True),
     "index join": Writing("index join made.sbs -o OUT", ("made.sbs",)),
     "pack": Writing("pack plain.sbs --base base.sbs -o OUT", ("plain.sbs", "plain.sbs.idx", *DIFFERENCE[1:])),
     "unpack": Writing("unpack near.sbs --base base.sbs -o OUT", DIFFERENCE, streams=True),
@@ -209,7 +213,7 @@ def as_index(site: Path, read: Path, suffix: str) -> str:
 
 def ways_to(name: str) -> list[str]:
     """How the output of a command can be an input: shards have names of their own, and not every output an index."""
-    impossible = {"as_index"} if name.split(maxsplit=1)[0] in ("get", "verify", "export", "bench") else set()
+    impossible = {"as_index"} if name.split(maxsplit=1)[0] in ("get", "verify", "export", "bench", "report") else set()
     impossible |= {"itself"} if name == "export shards" else set()
     return [how for how in WAYS if how not in impossible]
 
