@@ -139,8 +139,9 @@ SETS = {
         "Put it back, or download it again.",
     ),
     "set-not-file": Entry(
-        "This is the index of a set, and the command or function takes a single file.",
-        "Pass the files of the set, one after the other; blobstore ls lists them.",
+        "This is the index of a set, and the command takes a single file; or a file would replace it, and leave the "
+        "set's files behind.",
+        "Pass the files of the set, one after the other; blobstore ls lists them. Write to another path.",
     ),
     "bad-store": Entry(
         "A file can't be part of a set: it is of version 1, or it has no tensors.",

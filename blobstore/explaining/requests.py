@@ -125,6 +125,9 @@ ARGUMENTS = {
     "one-file": Entry(
         "--against compares one file with its source, and several were given.", "Verify one after the other."
     ),
+    "not-sbs": Entry(
+        "A report is of an .sbs file, and this is another format.", "Convert it: blobstore convert SRC -o OUT.sbs."
+    ),
     "not-a-set": Entry(
         "Work is shared among processes by the files of a set, and this is one file.",
         "Choose --max-shard-size, or leave out --processes and --scheduler.",

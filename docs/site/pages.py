@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Begin": ("docs/tutorial", "docs/why"),
     "Convert": (*("docs/gemma", "docs/adapters", "docs/by-name", "docs/gguf", "docs/hub-and-buckets", "docs/export"),),
-    "Look after files": ("docs/check", "docs/compare", "docs/pack", "docs/bench"),
+    "Look after files": ("docs/check", "docs/report", "docs/compare", "docs/pack", "docs/bench"),
     "Go beyond a file": ("docs/large-models", "docs/urls", "docs/cluster"),
     "In Python": ("docs/python", "docs/porting"),
     "Reference": (
