@@ -63,7 +63,7 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        # It is removed while it is locked, so that those that wait for it notice; an empty one that stays does no harm.
+        # Removed while it is locked, so that those that wait for it notice. Left behind, an empty file is harmless.
         remove, close = partial(os.unlink, lock_path), partial(os.close, fd)
         for step in (close, remove) if system.OPEN_FILES_STAY else (remove, close):
             with suppress(OSError):
