@@ -18,7 +18,7 @@ EXAMPLE = """example:
   blobstore report model.sbs -o model.html
   blobstore report model.sbs -o model.html --sample
   blobstore report base.sbs tuned.sbs -o tuned.html
-  blobstore report tuned.sbs gemma-3-270m-it/ -o - > tuned.html
+  blobstore report tuned.sbs gemma-3-270m-it/ -o tuned.html --sample --json
 
 The page is one HTML file. It needs no network, and runs nothing but its own scripts, whatever names and metadata the
 file has. It shows what check and verify find; a treemap of the bytes by layer and type; where everything lies in the

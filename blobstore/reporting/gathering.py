@@ -11,10 +11,10 @@ from blobstore.reporting.measuring import SAMPLED, measure
 from blobstore.reporting.naming import layer_and_role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from blobstore.checking.findings import Finding
-    from blobstore.compare.comparison import Comparison
+    from blobstore.compare.comparison import ComparedEntry, Comparison
     from blobstore.fileio.types import Progress
     from blobstore.reporting.measuring import Measured
     from blobstore.store.info import TensorInfo
@@ -181,7 +181,7 @@ def changes_of(comparison: Comparison) -> dict[str, Any]:
             "abs": _difference(values.max_abs) if values else None,
             "rel": _difference(values.max_rel) if values else None,
             "angle": _short(angle),
-            "more": "; ".join(text for text in (entry.other, entry.detail) if text),
+            "more": "; ".join(_words(entry)),
         }
         for column, value in row.items():
             columns[column].append(value)
@@ -194,6 +194,18 @@ def changes_of(comparison: Comparison) -> dict[str, Any]:
         "counts": comparison.counts,
         "entries": columns,
     }
+
+
+def _words(entry: ComparedEntry) -> Iterator[str]:
+    values = entry.values
+    if entry.other:
+        yield f"is {entry.other}"
+    if values and values.not_finite:
+        yield f"{values.not_finite:,} where only one is finite, or the infinities differ"
+    if values and values.worst:
+        yield f"most at {list(values.worst.index)}: {values.worst.a} → {values.worst.b}"
+    if entry.detail:
+        yield entry.detail
 
 
 def _difference(value: float | str) -> float | str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from os import PathLike
     from typing import BinaryIO
 
@@ -110,10 +112,11 @@ def report(
         raise UsageError("not-sbs", f"{path!r} is not an .sbs file, and a report is of one: convert it first")
     folder = other if other is not None and is_folder(other) else ""
     refuse_inputs([output], files_of(path, other, base), folder=folder, except_ours=False)
-    data, findings = gather(path, other, sample=sample, base=base, progress=progress)
-    refuse_inputs([output], data["changes"]["read"] if other is not None else ())
-    page = page_of(data)
-    _write(page, output)
+    with _begun(output) as write:  # that it can't be written is told before minutes of reading
+        data, findings = gather(path, other, sample=sample, base=base, progress=progress)
+        refuse_inputs([output], data["changes"]["read"] if other is not None else ())
+        page = page_of(data)
+        write(memoryview(page))
     return Report(
         input=without_secrets(path),
         other=None if other is None else without_secrets(other),
@@ -182,11 +185,13 @@ class _Phases:
         expect(self._progress, self._expected)
 
 
-def _write(page: bytes, output: str | BinaryIO) -> None:
+@contextmanager
+def _begun(output: str | BinaryIO) -> Iterator[Callable[[memoryview], None]]:
+    """Begin the page at a path or in a stream, and yield what writes it; the file appears when the block ends well."""
     if isinstance(output, str):
         with new_file(output) as file:
-            file.write(memoryview(page))
+            yield file.write
         return
     sink = Sink(output)  # a raw stream may take less than it is given
-    sink.write(memoryview(page))
+    yield sink.write
     sink.flush()

@@ -107,8 +107,8 @@ def test_histograms_of_odd_values(array: Any, histogram: tuple[int, ...]) -> Non
 @pytest.mark.usefixtures("here")
 def test_what_is_not_a_number_has_no_values() -> None:
     assert measured(np.ones(3, np.complex64)) is None
-    shape = {"c": shown("x.sbs")["tensors"]}
-    assert (shape["c"]["min"], shape["c"]["histogram"]) == ([None], [""])
+    columns = shown("x.sbs")["tensors"]
+    assert (columns["min"], columns["histogram"]) == ([None], [""])
 
 
 @pytest.mark.usefixtures("here")
@@ -186,6 +186,8 @@ def test_two_files_show_what_changed() -> None:
         0.5,
     )
     assert entries["abs"][0] is None
+    words = "1 where only one is finite, or the infinities differ; most at [3]: 0.0 → inf"
+    assert entries["more"] == ["", words]
     assert shown("a.sbs")["changes"] is None
 
 
@@ -252,6 +254,15 @@ def test_of_a_packed_file_the_values_are_shown() -> None:
     with pytest.raises(UsageError) as caught:
         blobstore.report("packed.sbs", output="page.html")
     assert caught.value.reason == "needs-base"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_page_that_can_not_be_written_is_told_before_anything_is_read() -> None:
+    blobstore.save_file({"x": np.ones(2)}, "x.sbs")
+    steps: list[int] = []
+    with pytest.raises(FileNotFoundError):
+        blobstore.report("x.sbs", output="nothing/here.html", progress=steps.append)
+    assert steps == []
 
 
 def test_only_sbs_files_are_shown(here: Path) -> None:
