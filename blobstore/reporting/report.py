@@ -186,7 +186,7 @@ class _Phases:
 
 
 @contextmanager
-def _begun(output: str | BinaryIO) -> Iterator[Callable[[memoryview], None]]:
+def _begun(output: str | BinaryIO) -> Iterator[Callable[[memoryview], object]]:
     """Begin the page at a path or in a stream, and yield what writes it; the file appears when the block ends well."""
     if isinstance(output, str):
         with new_file(output) as file:
