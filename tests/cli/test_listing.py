@@ -380,7 +380,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     ("words", "expected"),
     [
         ("blobstore con", {"convert"}),
-        ("blobstore re", {"rewrite", "recover", "repair"}),
+        ("blobstore re", {"rewrite", "recover", "repair", "report"}),
         ("blobstore ls --s", {"--sort", "--stats"}),
         ("blobstore ls m.sbs --sort ''", {"name", "size", "offset"}),
         ("blobstore convert src --weights s", {"sfp"}),
