@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
 # Suites that need more than `.test` installs: each has a marker in pyproject.toml, and a rule below for .venv/.NAME.
-INSTALLED := minilm candle torch jax transformers peft gguf tokenizer remote distributed
+INSTALLED := minilm candle torch jax transformers peft gguf tokenizer remote distributed browser
 PLAIN_TESTS := -m "not stress and not slowly $(INSTALLED:%=and not %)" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
 SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
@@ -162,6 +162,11 @@ $(VENV)/.jax: $(VENV)/.test
 
 $(VENV)/.distributed: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[distributed,remote]' aiohttp
+	touch $@
+
+# The browser is the system's: without it (Debian's chromium) the tests are skipped.
+$(VENV)/.browser: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]' playwright
 	touch $@
 
 # Pinned: another version may find more. It runs in Node.js, which its extra brings along.

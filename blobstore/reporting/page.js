@@ -376,6 +376,7 @@ function showChanges(changes) {
       mapper.setv({low, high: high > low ? high : low + 1});
       source.data = {...columns, value: values, shown: values};
     };
+    element("p", part, "Each cell is a tensor: a column is a layer. Cells that are empty did not change, or have no values to compare.", {class: "faint"});
     const mapper = new LinearColorMapper({palette: RAMP, low: 0, high: 1, nan_color: "#8a8a8a"});
     let source;
     const long = Math.min(44, roles.reduce((most, role) => Math.max(most, role.length), 0));
@@ -384,10 +385,11 @@ function showChanges(changes) {
       source = new ColumnDataSource({data: {...columns, value: columns.left, shown: columns.left}});
       const glyph = figure.quad({left: {field: "left"}, right: {field: "right"}, bottom: {field: "bottom"}, top: {field: "top"}, fill_color: {field: "value", transform: mapper}, line_color: "#808080", line_width: 0.5, source});
       figure.add_tools(new HoverTool({tooltips: [["name", "@name"], ["difference", "@words"]], renderers: [glyph]}));
-      const named = (axis, names, width) => axis.setv({ticker: new FixedTicker({ticks: names.map((_, place) => place + 0.5)}),
+      const named = (axis, names, width, most) => axis.setv({
+        ticker: new FixedTicker({ticks: names.map((_, place) => place + 0.5).filter((_, place) => place % Math.ceil(names.length / most) === 0)}),
         major_label_overrides: new Map(names.map((name, place) => [place + 0.5, name.length > width ? `…${name.slice(1 - width)}` : name || "(no layer)"]))});
-      named(figure.left[0], roles, long);
-      named(figure.below[0], layers, 30);
+      named(figure.left[0], roles, long, 38);
+      named(figure.below[0], layers, 30, 60);
       figure.below[0].setv({major_label_orientation: layers.length > 4 ? 0.9 : "horizontal"});
       const bar = new ColorBar({color_mapper: mapper, title: "log₁₀", width: 12});
       figure.add_layout(bar, "right");
