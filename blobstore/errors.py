@@ -258,6 +258,13 @@ def listed(names: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join([*names[:most], *more])
 
 
+def shown(text: str) -> str:
+    """Return foreign text that is safe in a terminal, a table or a page: unprintable characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class in_file:  # noqa: N801 (used as a function; a class is entered faster than a generator)
     """Name ``path`` in errors raised inside, the system's as well, unless they already name a file."""
 

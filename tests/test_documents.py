@@ -67,7 +67,8 @@ def test_the_picture_in_readme_has_the_places_of_that_file(here: Path) -> None:
     with blobstore.BlobReader(here / "model.sbs") as reader:
         starts = [reader.range(key)[0] for key in reader]
         tail = reader.file_size - 16 - 32 * len(reader)
-        assert re.findall(r"[0-9,]+", picture.splitlines()[0]) == ["0", *(f"{at:,}" for at in [*starts, tail])]
+        places = [0, *starts, tail, reader.file_size]
+        assert re.findall(r"[0-9,]+", picture.splitlines()[0]) == [f"{at:,}" for at in places]
         assert all(key in picture for key in reader)
 
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.errors import shown as shown  # noqa: PLC0414 (for the commands)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _STEP = 1000.0
 _ROUNDS_UP = 999.5  # from here on three digits would read 1e+03
-
-
-def shown(text: str) -> str:
-    """Return text that is safe in a terminal or a table: unprintable characters are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def size(nbytes: float) -> str:

@@ -31,7 +31,8 @@ Everything is read: the file once for its digests and once for its values, and w
 The plots are drawn by Bokeh, whose scripts become part of the page: pip install 'gemma-blobstore[report]'.
 Without it the page has no plots.
 
-Exit status 1 if check or verify finds an error; the page is written all the same."""
+Exit status 1 if check or verify finds an error; the page is written all the same, unless OTHER or
+the base can't be opened."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -128,6 +128,10 @@ ARGUMENTS = {
     "not-sbs": Entry(
         "A report is of an .sbs file, and this is another format.", "Convert it: blobstore convert SRC -o OUT.sbs."
     ),
+    "page-not-sbs": Entry(
+        "A report would replace an .sbs file or an index, or have the name of one.",
+        "Choose another output: -o OUT.html.",
+    ),
     "not-a-set": Entry(
         "Work is shared among processes by the files of a set, and this is one file.",
         "Choose --max-shard-size, or leave out --processes and --scheduler.",

@@ -13,6 +13,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from blobstore.errors import shown
+
 _SCRIPTS = ("bokeh.min.js", "bokeh-api.min.js")
 # In JSON these are escapes like any other, and with them no text can end a script or begin a tag. U+2028 and U+2029
 # are escaped as all that isn't ASCII.
@@ -20,8 +22,19 @@ _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 def escaped_json(value: Any) -> str:  # noqa: ANN401 (JSON is anything)
-    """Return JSON as ASCII text that can stand in a ``<script>``, whatever texts are in it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).translate(_ESCAPES)
+    """Return JSON as ASCII text that can stand in a ``<script>``, whatever texts are in it.
+
+    Characters that would hide, or turn the text around them, are shown as escapes.
+    """
+    return json.dumps(_shown(value), separators=(",", ":"), allow_nan=False).translate(_ESCAPES)
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 (as above)
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(one) for key, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def library() -> tuple[tuple[str, ...], str] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import blobstore
+from blobstore.errors import shown as readable
 from blobstore.reporting.page import library
 from tests.reporting.test_report import HOSTILE
 
@@ -109,7 +110,7 @@ def test_it_renders_without_a_word_and_asks_for_nothing(small: Shown) -> None:
 
 def test_hostile_text_is_shown_and_does_not_run(small: Shown) -> None:
     names = small.cells(1)
-    assert {ATTACK, *HOSTILE} <= {*names}
+    assert {ATTACK, *map(readable, HOSTILE)} <= {*names}
     assert ATTACK in small.page.locator(".facts").inner_text()
     for plot in small.page.locator(".plot").all():  # tooltips show names, too
         plot.scroll_into_view_if_needed()

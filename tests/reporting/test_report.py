@@ -15,11 +15,13 @@ import pytest
 import blobstore
 from blobstore import UsageError
 from blobstore.compare.statistics import statistics
+from blobstore.errors import shown as readable
 from blobstore.reporting.gathering import KINDS, layout_of, sampled_lines, tensors_of
 from blobstore.reporting.measuring import BINS, SAMPLED, measure
 from blobstore.reporting.naming import layer_and_role
 from blobstore.reporting.page import escaped_json, library, page_of
 from tests.packing_files import tuned, weights
+from tests.sets import save_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,7 +282,7 @@ def test_json_in_a_page_is_ascii_without_markup() -> None:
     text = escaped_json({text: [text] for text in HOSTILE})
     assert not {*"<>&"} & {*text}
     assert text.isascii()
-    assert json.loads(text) == {text: [text] for text in HOSTILE}
+    assert json.loads(text) == {readable(text): [readable(text)] for text in HOSTILE}
 
 
 @pytest.mark.usefixtures("here")
@@ -289,7 +291,7 @@ def test_hostile_names_and_metadata_are_only_in_the_data() -> None:
         for name in HOSTILE:
             store[name] = np.ones(2)
     data = shown("x.sbs")
-    assert sorted(data["tensors"]["name"]) == sorted(HOSTILE)
+    assert sorted(data["tensors"]["name"]) == sorted(map(readable, HOSTILE))
     with open("page.html", encoding="utf-8") as file:
         page = file.read()
     blobstore.save_file({"plain": np.ones(2)}, "y.sbs")
@@ -337,3 +339,19 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own() -> None:
     with pytest.raises(UsageError) as caught:
         blobstore.open(blobstore.save({"x": np.ones(2)})).report()
     assert caught.value.reason == "needs-path"
+
+
+def test_a_page_replaces_no_store_and_no_index(tmp_path: Path) -> None:
+    sets = save_set([{"a": np.ones(3)}, {"b": np.ones(3)}], tmp_path / "set.sbs")
+    blobstore.save_file({"c": np.ones(3)}, tmp_path / "other.sbs")
+    (tmp_path / "other.sbs").rename(tmp_path / "other")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for output in ("set.sbs", "other", "new.sbs"):
+        with pytest.raises(blobstore.UsageError, match="page-not-sbs"):
+            blobstore.report(sets[0], output=tmp_path / output)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_name_that_would_hide_or_turn_around_is_escaped() -> None:
+    data = json.loads(escaped_json({"name": ["\u202eabc", "\x1b[31m", "é"]}))
+    assert data == {"name": [r"\u202eabc", r"\x1b[31m", "é"]}
