@@ -5,8 +5,9 @@ Codes of findings: spec/findings.md.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from blobstore.fileio.later import imported_later
 
 if TYPE_CHECKING:
     from blobstore.checking.checkpoint import check_checkpoint, check_plan
@@ -55,10 +56,5 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names
-
-    def __getattr__(name: str) -> object:
-        """Import a name on first use: files are checked without what checks checkpoints, 50 ms to import."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
+    # On first use: files are checked without what checks checkpoints, 50 ms to import.
+    __getattr__ = imported_later(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from blobstore.fileio.later import imported_later
 
 if TYPE_CHECKING:
     from blobstore.codecs.codec import (
@@ -31,10 +32,5 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names
-
-    def __getattr__(name: str) -> object:
-        """Import the codecs on first use: files open without them, and most are read without."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.codec"), name)
-        return value
+    # On first use: files open without the codecs, and most are read without.
+    __getattr__ = imported_later(__name__, dict.fromkeys(__all__, "codec"))

@@ -5,8 +5,9 @@ Data and small pure functions; nothing below this package knows that Gemma exist
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from blobstore.fileio.later import imported_later
 
 if TYPE_CHECKING:
     from blobstore.gemma.bpe import BpeTokenizer
@@ -89,10 +90,5 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names
-
-    def __getattr__(name: str) -> object:
-        """Import a public name on first use: a file's toc is read without the configs, which take 70 ms to import."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return value
+    # On first use: a file's toc is read without the configs, which take 70 ms to import.
+    __getattr__ = imported_later(__name__, _HOMES)

@@ -5,9 +5,9 @@ Spec: spec/index.md.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from blobstore.fileio.later import imported_later
 from blobstore.index.name_index import NameIndex
 from blobstore.index.parse import Head, open_index, parse_head, parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
@@ -34,10 +34,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names
-
-    def __getattr__(name: str) -> object:
-        """Import what writes an index on first use: files open without it."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.build"), name)
-        return value
+    # On first use: files open without what writes an index.
+    __getattr__ = imported_later(
+        __name__, dict.fromkeys(("blob_table", "build_index", "rebind_index", "unbind_index"), "build")
+    )
