@@ -68,7 +68,7 @@ def refuse_inputs(
     }
     for path, identity in existing:
         input_path = read.get(identity) or in_folder.get(identity)
-        if input_path is not None and (identity in read or not except_ours or not _is_ours(path)):
+        if input_path is not None and (identity in read or not except_ours or not is_ours(path)):
             alias = "" if input_path == path else f" (as {input_path!r})"
             raise UsageError("same-file", f"{path!r} would be lost: it is read{alias}; choose another output")
 
@@ -79,7 +79,7 @@ def _refuse_url(url: str, inputs: Iterable[Path], folder: str, *, except_ours: b
     paths = [os.fspath(path) for path in inputs if is_url(path)]
     read = any(absolute(path) == place or _is_same(path, url) for path in paths)
     within = is_url(folder) and place.startswith(f"{absolute(folder)}/") and exists(url)
-    if read or (within and not (except_ours and _is_ours(url))):
+    if read or (within and not (except_ours and is_ours(url))):
         raise UsageError("same-file", f"{url!r} would be lost: it is read; choose another output")
 
 
@@ -113,7 +113,7 @@ def _files_in(folder: Path) -> Iterator[str]:
             yield from (entry.path for entry in entries)
 
 
-def _is_ours(path: str) -> bool:
+def is_ours(path: str) -> bool:
     """Whether a file is an .sbs file or an index."""
     try:
         return bytes(read_beginning(path, len(INDEX_MAGIC))).startswith((MAGIC_BYTES, INDEX_MAGIC))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,13 @@ from blobstore.checking.findings import by_severity, is_right
 from blobstore.checking.verification import verify
 from blobstore.checkpoint.formats import format_of
 from blobstore.compare.comparison import diff
-from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import BlobStoreError, FormatError, UsageError, without_secrets
+from blobstore.errors import FormatError, UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.places import is_folder
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sink import Sink
-from blobstore.fileio.source import read_beginning
 from blobstore.fileio.uploads import new_file
-from blobstore.index.inputs import files_of, path_of, refuse_inputs
-from blobstore.index.records import MAGIC as INDEX_MAGIC
+from blobstore.index.inputs import files_of, is_ours, path_of, refuse_inputs
 from blobstore.reporting.gathering import KINDS, changes_of, facts_of, findings_of, layout_of, sampled_lines, tensors_of
 from blobstore.reporting.page import library, page_of
 from blobstore.store.base import refuse_needless_base
@@ -116,7 +113,8 @@ def report(
         raise UsageError("not-sbs", f"{path!r} is not an .sbs file, and a report is of one: convert it first")
     folder = other if other is not None and is_folder(other) else ""
     refuse_inputs([output], files_of(path, other, base), folder=folder, except_ours=False)
-    _refuse_store(output)
+    if isinstance(output, str) and (output.endswith(".sbs") or is_ours(output)):  # all other commands write those
+        raise UsageError("page-not-sbs", f"{output!r}: a page is not an .sbs file: name it x.html, for instance")
     with _begun(output) as write:  # that it can't be written is told before minutes of reading
         data, findings = gather(path, other, sample=sample, base=base, progress=progress)
         refuse_inputs([output], data["changes"]["read"] if other is not None else ())
@@ -188,19 +186,6 @@ class _Phases:
         """Add what another function expects."""
         self._expected += nbytes
         expect(self._progress, self._expected)
-
-
-def _refuse_store(output: str | BinaryIO) -> None:
-    """Refuse to write a page over an .sbs file, or an index, or under the name of one: it is a slip of the pen."""
-    if not isinstance(output, str):
-        return
-    head = b""
-    with suppress(OSError, BlobStoreError):
-        head = bytes(read_beginning(output, len(INDEX_MAGIC)))
-    if head.startswith((MAGIC_BYTES, INDEX_MAGIC)) or output.endswith(".sbs"):
-        raise UsageError(
-            "page-not-sbs", f"{output!r}: a page is not an .sbs file: choose another output, such as x.html"
-        )
 
 
 @contextmanager
