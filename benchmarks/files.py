@@ -15,7 +15,7 @@ import numpy as np
 import blobstore
 from benchmarks.measurement import OURS, job
 from blobstore.bench import frameworks, page_cache, yardsticks
-from blobstore.bench.cases import Ours, OursUndigested, Wanted, can_save_with, some_of
+from blobstore.bench.cases import Ours, OursUndigested, Wanted, some_of
 from blobstore.bench.cases import written as written_to
 from blobstore.bench.measure import Job
 from blobstore.bench.peers import PEERS, Safetensors, differing
@@ -75,7 +75,7 @@ class Files:
         """Return the sides that write the tensors of our file: all, or ours and these peers'."""
         write_job = Job(OURS, case, self.paths[OURS], self.trials[OURS], self.wanted, cold=False)
         names = [name for name in self.paths if not only or name in (OURS, *only)]
-        names += [OursUndigested.name] if can_save_with("digests") else []
+        names += [OursUndigested.name]
         return [job(self.setting, name, replace(write_job, format=name)) for name in names]
 
     def loading(self, framework: str) -> list[Side]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks import files
 from benchmarks.measurement import Aim, Measured, run
 from blobstore.bench import frameworks, page_cache
-from blobstore.bench.cases import OursUndigested, can_save_with
+from blobstore.bench.cases import OursUndigested
 from blobstore.bench.peers import PEERS
 
 if TYPE_CHECKING:
@@ -102,9 +102,6 @@ def _saving(setting: Setting, made: Files, which: str) -> Iterator[Result]:
         ("write-unsynced", "save, not synced", "no side waits for the disk", aims),
         ("write-default", "save, each as by default", "ours waits for the disk, safetensors doesn't", []),
     ]
-    if not can_save_with("durable"):
-        setting.left_out["save, not synced"] = "this blobstore.save_file always waits for the disk"
-        del ways[1]
     for case, title, what, aims_of_way in ways:
         sides = made.writing(case, only=[_PLAIN])
         what = f"save_file from arrays in memory, {what}"  # noqa: PLW2901

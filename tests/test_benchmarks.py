@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import charts, groups, report, scaling
 from benchmarks.measurement import Aim, Measured, Result, Setting, Side, Within, run
-from blobstore.bench.cases import can_save_with
 from blobstore.bench.measure import Sample
 from blobstore.bench.peers import PEERS
 from tests.conftest import ROOT
@@ -40,7 +39,7 @@ AIMS = {
     "many-infos": ["safetensors"],
     "many-load": ["safetensors", "lmdb"],
     "walk-100": ["safetensors"],
-    "minilm-write": ["safetensors"] * (2 if can_save_with("digests") else 1),
+    "minilm-write": ["safetensors"] * 2,
     "startup-version": [""],
     "startup-open": ["import numpy"],
     "large-views": ["safetensors"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import mmap
 import random
 from abc import ABC, abstractmethod
@@ -151,7 +150,7 @@ class Ours(Format):
         self.options: dict[str, Any] = options
 
     def unsynced(self) -> Ours:
-        """Return the format that doesn't wait for the disk when it saves; `can_save_with` says whether it can."""
+        """Return the format that doesn't wait for the disk when it saves."""
         return type(self)(**self.options, durable=False)
 
     def save(self, path: str, tensors: Mapping[str, Array]) -> None:
@@ -273,11 +272,6 @@ def _walk(file_format: Format, opened: Any, names: Iterable[str]) -> None:  # no
 def written(path: str) -> str:
     """Return the path that ``write`` writes a file's tensors to; anything there is removed first."""
     return f"{path}.written"
-
-
-def can_save_with(option: str) -> bool:
-    """Whether `blobstore.save_file` has an option: ``durable``, ``digests``."""
-    return option in inspect.signature(blobstore.save_file).parameters
 
 
 def _saving(file_format: Format, path: str, _: Wanted, way: str) -> Callable[[], object]:

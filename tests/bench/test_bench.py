@@ -339,8 +339,6 @@ def test_each_case_of_each_format_runs(name: str, case: str, store: Path, tmp_pa
 
 @pytest.mark.parametrize("case", sorted(cases.PREPARED))
 def test_what_is_prepared_is_measured_apart(case: str, store: Path, tmp_path: Path) -> None:
-    if case == "write-unsynced" and not cases.can_save_with("durable"):
-        pytest.skip("this save_file always waits for the disk")
     _, tensors = tensors_of(store)
     plain = {name: array for name, array in tensors if name != "encoded"}
     sbs, safetensors = tmp_path / "m.sbs", str(tmp_path / "m.safetensors")
