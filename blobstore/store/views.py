@@ -11,7 +11,7 @@ import numpy as np
 
 from blobstore.errors import FormatError
 from blobstore.store.catalog import PER_LOOKUP, IndexCatalog
-from blobstore.store.plain import Listed, PlainTensors, is_plain
+from blobstore.store.plain import Listed, is_plain
 
 if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
@@ -76,11 +76,8 @@ class Views:
         """List what can be viewed if it is worth it by now → whether that was done."""
         if self._listed is not None or next(self._lookups) < self._count // PER_LOOKUP:
             return False
-        catalog = self._vocabularies.by(self._by)
+        _ = self._vocabularies.by(self._by)  # what is wrong with that concerns every look-up
         self._listed = {}
         with suppress(FormatError):  # a look-up says what is wrong, and only of what it needs
-            if isinstance(catalog, IndexCatalog):
-                self._listed = catalog.plain().views()
-            else:
-                self._listed = PlainTensors.of(filter(is_plain, catalog)).views()
+            self._listed = self.listed().plain.views()
         return True
