@@ -186,11 +186,7 @@ class ContainerWriter(Completing):
         if nbytes not in (None, written):
             raise UsageError("wrong-size", f"{key!r} should have {nbytes} bytes, {written} were given")
         self._sink.zeros(-written % layout.BLOB_ALIGN)
-        self._state = "open"
-        self.keys.append(key)
-        self._encoded.append(encoded)
-        self._seen.add(encoded)
-        self._sizes.append(written)
+        self._added(key, encoded, written)
         return written
 
     def _add_small(self, key: str, encoded: bytes, data: memoryview) -> None:
@@ -204,6 +200,10 @@ class ContainerWriter(Completing):
         self._sink.write(_ZEROS[: -nbytes % layout.BLOB_ALIGN])
         if self._file:
             self._file.wrote_up_to(self._sink.position)
+        self._added(key, encoded, nbytes)
+
+    def _added(self, key: str, encoded: bytes, nbytes: int) -> None:
+        """Note a blob that is complete."""
         self._state = "open"
         self.keys.append(key)
         self._encoded.append(encoded)
